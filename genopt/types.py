@@ -1,0 +1,203 @@
+"""Owns the records that pass between floors and the two seams, Backend and Scorer. Standard library only."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol, runtime_checkable
+
+ParamValue = bool | int | float | str | tuple[str, ...] | None
+Params = Mapping[str, ParamValue]
+Phase = Literal["tune", "confirm"]
+Finish = Literal["stop", "length", "degenerate", "error"]
+Need = Literal["references", "repeats"]
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One turn of a conversation; `role` is system, user or assistant."""
+
+    role: str
+    content: str
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """One row of the user's data: its fields as read, the acceptable answers, and the group it must stay with."""
+
+    id: str
+    fields: Mapping[str, Any]
+    references: tuple[str, ...] = ()
+    group: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One generation to make.
+
+    `params` holds every generation parameter explicitly under genopt's names; a backend never fills one in from its
+    own defaults. `seed` is in [0, 2**31). `sample` counts the generations of one example, from 0.
+    """
+
+    messages: tuple[Message, ...]
+    params: Params
+    seed: int
+    example_id: str
+    sample: int = 0
+    phase: Phase = "tune"
+    schema: Mapping[str, Any] | None = None
+    top_logprobs: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Generation:
+    """What the model wrote, without the stop string.
+
+    `finish`: "stop" (end token or stop string), "length" (max_tokens), "degenerate" (endless repetition), "error" (the
+    configuration or the prompt is to blame, e.g. the prompt is too long: `why` says so; the text is then scored lowest).
+    `seconds` is wall-clock time and means little while requests share an engine.
+    """
+
+    text: str
+    finish: Finish
+    prompt_tokens: int
+    completion_tokens: int
+    seconds: float
+    logprobs: Sequence[Any] | None = None
+    why: str = ""
+
+    @property
+    def failed(self) -> bool:
+        """True when the text is not to be shown to a scorer: it is scored lowest instead."""
+        return self.finish in ("error", "degenerate")
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """A scorer's opinion of one generation; None means "could not be scored", which is never a silent 0."""
+
+    value: float | None
+    why: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Range:
+    """Where it is worth searching a parameter: used when a study file names no space of its own."""
+
+    low: float
+    high: float
+    log: bool = False
+    step: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Domain:
+    """The legal values of one generation parameter of one backend, and what it does.
+
+    kind     float | int | bool | str | strings (a list of strings)
+    low/high inclusive bounds of numbers; `low_open` makes the lower one exclusive
+    choices  the legal strings of a `str` parameter; empty = any
+    neutral  the values at which the parameter does nothing; the first one is how "off" is sent
+    search   the range a default space searches, None = not searched unless asked for
+    """
+
+    kind: Literal["float", "int", "bool", "str", "strings"]
+    doc: str
+    low: float = -math.inf
+    high: float = math.inf
+    low_open: bool = False
+    choices: tuple[str, ...] = ()
+    neutral: tuple[ParamValue, ...] = ()
+    search: Range | None = None
+
+    def coerce(self, value: Any) -> ParamValue:
+        """The value in this domain's own Python type; ValueError in plain words when it is not legal."""
+        if self.kind == "bool":
+            if not isinstance(value, bool):
+                raise ValueError(f"{value!r} is not true or false")
+            return value
+        if self.kind == "str":
+            if not isinstance(value, str):
+                raise ValueError(f"{value!r} is not a text")
+            if self.choices and value not in self.choices:
+                raise ValueError(f"{value!r} is not one of {', '.join(self.choices)}")
+            return value
+        if self.kind == "strings":
+            items = [value] if isinstance(value, str) else value
+            if not isinstance(items, Sequence) or not all(isinstance(item, str) and item for item in items):
+                raise ValueError(f"{value!r} is not a list of non-empty texts")
+            return tuple(items)
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+            raise ValueError(f"{value!r} is not a finite number")
+        if self.kind == "int" and float(value) != int(value):
+            raise ValueError(f"{value!r} is not a whole number")
+        if not self.low <= value <= self.high or (self.low_open and value == self.low):
+            raise ValueError(f"{value!r} is outside {self.bounds()}")
+        return int(value) if self.kind == "int" else float(value)
+
+    def bounds(self) -> str:
+        """The legal range as people write it, e.g. `(0, 1]`, `>= 0` or `one of a, b`."""
+        if self.kind == "bool":
+            return "true or false"
+        if self.kind == "str":
+            return "one of " + ", ".join(self.choices) if self.choices else "text"
+        if self.kind == "strings":
+            return "a list of texts"
+        if math.isinf(self.low) and math.isinf(self.high):
+            return "any number"
+        if math.isinf(self.high):
+            return f"{'>' if self.low_open else '>='} {self.low:g}"
+        return f"{'(' if self.low_open else '['}{self.low:g}, {self.high:g}]"
+
+
+@dataclass(frozen=True, slots=True)
+class BackendInfo:
+    """What an opened engine is and honours.
+
+    `identity` (engine, version, model, digest ...) is part of every configuration's key. `params` are the generation
+    parameters this engine, version and model honours per request; any other name is refused before a generation.
+    `defaults` are the values the engine would use by itself today (generation_config.json, Modelfile): the baseline.
+    `concurrency` is how many requests it is worth having in flight; `context` the model's window in tokens.
+    """
+
+    identity: Mapping[str, str]
+    params: Mapping[str, Domain]
+    defaults: Params
+    concurrency: int = 1
+    context: int | None = None
+    vocabulary: int | None = None
+    notes: tuple[str, ...] = field(default=())
+
+
+@runtime_checkable
+class Backend(Protocol):
+    """One engine. Constructed as `Backend(model=..., options={...})`; nothing is loaded before `open`."""
+
+    async def open(self) -> BackendInfo:
+        """Load or reach the engine. Raises BackendError, MissingExtra or SpecError (a wrong model or option)."""
+        ...
+
+    async def generate(self, request: Request) -> Generation:
+        """One generation. Cancelling the call frees its place in the engine. Raises BackendError."""
+        ...
+
+    async def aclose(self) -> None:
+        """Free the engine; safe to call twice."""
+        ...
+
+
+@runtime_checkable
+class Scorer(Protocol):
+    """Scores all samples of one example at once; one that gains from batches gathers inside."""
+
+    name: str
+    needs: frozenset[Need]
+
+    async def score(self, example: Example, generations: Sequence[Generation]) -> list[Score]:
+        """One score per generation, in order, higher is better, in [0, 1] unless the scorer says otherwise."""
+        ...
+
+    async def aclose(self) -> None:
+        """Free what the scorer holds; safe to call twice."""
+        ...
