@@ -1,0 +1,119 @@
+"""Owns how metrics become the number that is searched, raced and claimed. Pure arithmetic.
+
+Every comparison inside genopt is made on the *utility*: the objective with its sign turned so that more is better. With
+weights the objectives are one weighted sum; without weights several objectives make a Pareto study, whose first
+objective is the one that is raced and claimed.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+MEASURED = ("completion_tokens", "prompt_tokens", "seconds", "characters", "words")
+
+
+@dataclass(frozen=True, slots=True)
+class Objective:
+    """One metric to maximize or minimize; `weight` joins it with others into one sum."""
+
+    metric: str
+    direction: Literal["maximize", "minimize"]
+    weight: float | None = None
+
+    @property
+    def sign(self) -> int:
+        return 1 if self.direction == "maximize" else -1
+
+
+@dataclass(frozen=True, slots=True)
+class Constraint:
+    """A bound on the mean of a metric."""
+
+    metric: str
+    at_least: float | None = None
+    at_most: float | None = None
+
+    def violation(self, mean: float) -> float:
+        """How far the bound is missed; feasible when <= 0 (Optuna's convention)."""
+        if math.isnan(mean):
+            return math.inf
+        bounds = [self.at_least - mean] if self.at_least is not None else []
+        bounds += [mean - self.at_most] if self.at_most is not None else []
+        return max(bounds, default=0.0)
+
+    def __str__(self) -> str:
+        bound = f">= {self.at_least:g}" if self.at_least is not None else f"<= {self.at_most:g}"
+        return f"{self.metric} {bound}"
+
+
+@dataclass(frozen=True, slots=True)
+class Goal:
+    """What a study is after: objectives and constraints over named metrics."""
+
+    objectives: tuple[Objective, ...]
+    constraints: tuple[Constraint, ...] = ()
+
+    @property
+    def weighted(self) -> bool:
+        return self.objectives[0].weight is not None
+
+    @property
+    def several(self) -> bool:
+        """True for a Pareto study: more than one objective, none weighted."""
+        return len(self.objectives) > 1 and not self.weighted
+
+    @property
+    def directions(self) -> tuple[str, ...]:
+        """The directions of the values that a sampler is told."""
+        return tuple(o.direction for o in self.objectives) if self.several else (self._single_direction(),)
+
+    def _single_direction(self) -> str:
+        return "maximize" if self.weighted else self.objectives[0].direction
+
+    @property
+    def sign(self) -> int:
+        """Turns the (first) value a sampler is told into utility and back."""
+        return 1 if self._single_direction() == "maximize" else -1
+
+    @property
+    def title(self) -> str:
+        """The objective as people write it."""
+        if not self.weighted:
+            return ", ".join(f"{o.direction} {o.metric}" for o in self.objectives)
+        terms = [f"{o.sign * (o.weight or 0.0):+g} {o.metric}" for o in self.objectives]
+        return "maximize " + " ".join(terms).lstrip("+")
+
+    def metrics(self) -> tuple[str, ...]:
+        """Every metric that is needed, each once, objectives first."""
+        return tuple(dict.fromkeys([o.metric for o in self.objectives] + [c.metric for c in self.constraints]))
+
+    def utility(self, metrics: Mapping[str, float]) -> float:
+        """The utility of one observation; NaN when one of its metrics is missing (NaN or absent)."""
+        if not self.weighted:
+            first = self.objectives[0]
+            return first.sign * metrics.get(first.metric, math.nan)
+        return math.fsum(o.sign * (o.weight or 0.0) * metrics.get(o.metric, math.nan) for o in self.objectives)
+
+    def values(self, utility: float, means: Mapping[str, float]) -> tuple[float, ...]:
+        """What the sampler is told, from the mean utility and the mean of every metric."""
+        if self.several:
+            return tuple(means[o.metric] for o in self.objectives)
+        return (self.sign * utility,)
+
+    def violations(self, means: Mapping[str, float]) -> dict[str, float]:
+        """Constraint -> how far it is missed (<= 0 is feasible)."""
+        return {str(c): c.violation(means.get(c.metric, math.nan)) for c in self.constraints}
+
+
+def pareto_front(values: Sequence[Sequence[float]], directions: Sequence[str]) -> list[int]:
+    """The indices of the points that no other point beats in one objective without losing in another."""
+    signs = [1 if direction == "maximize" else -1 for direction in directions]
+    points = [[s * v for s, v in zip(signs, point, strict=True)] for point in values]
+
+    def dominated(a: list[float]) -> bool:
+        return any(all(y >= x for x, y in zip(a, b, strict=True)) and b != a for b in points)
+
+    return [i for i, point in enumerate(points) if not dominated(point)]

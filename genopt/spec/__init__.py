@@ -1,0 +1,241 @@
+"""Owns what a study is: the tables of the study file as frozen models. Reads no file (see read.py), opens nothing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, PrivateAttr, field_validator, model_validator
+
+from genopt.objectives import MEASURED, Constraint, Goal, Objective
+from genopt.spec._base import Table
+from genopt.spec.dimensions import SpaceSpec, Value
+from genopt.spec.scorers import ScorerSpec
+
+__all__ = [
+    "BackendSpec",
+    "BudgetSpec",
+    "ConstraintSpec",
+    "DatasetSpec",
+    "ObjectiveSpec",
+    "PromptSpec",
+    "SearchSpec",
+    "StudySpec",
+    "TextFile",
+]
+
+
+class DatasetSpec(Table):
+    """The user's data: a file (JSONL, JSON, CSV, TSV, Parquet), a hub data set id, or rows."""
+
+    path: str | None = None
+    """File, from the study file's folder, or a hub id like "owner/name"."""
+    rows: list[dict[str, Any]] | None = None
+    """The rows themselves, from Python."""
+    format: Literal["jsonl", "json", "csv", "tsv", "parquet", "hub"] | None = None
+    """Only when the suffix does not tell."""
+    split: str | None = None
+    """Split of a hub data set."""
+    reference: str | None = None
+    """Key of the acceptable answers: one text or a list."""
+    id: str | None = None
+    """Key that names a row."""
+    group: str | None = None
+    """Key of rows that belong together (documents): they stay on one side of the split."""
+    map: dict[str, str] = {}
+    """New name -> name in the file."""
+    limit: Annotated[int, Field(ge=1)] | None = None
+    """Use only so many rows."""
+    shuffle: bool = False
+    """Shuffle (seeded) before the limit."""
+    holdout: Annotated[float, Field(gt=0, lt=1)] = 0.3
+    """Fraction of rows the search never sees; the claim is made on them."""
+
+    @model_validator(mode="after")
+    def _one_source(self) -> DatasetSpec:
+        if (self.path is None) == (self.rows is None):
+            raise ValueError("needs path (a file or a hub id), or rows from Python. Give exactly one of them")
+        return self
+
+
+class TextFile(Table):
+    """A text kept in a file, from the study file's folder."""
+
+    file: str
+    """Path of the file."""
+
+
+class PromptSpec(Table):
+    """Jinja2 templates over the row's fields and the prompt variables of [space]."""
+
+    system: str | TextFile | None = None
+    """System prompt."""
+    user: str | TextFile | None = None
+    """User prompt."""
+    messages: list[dict[str, str]] | None = None
+    """A whole conversation of {role, content}, instead of system and user."""
+    shots: Annotated[int, Field(ge=0)] = 0
+    """Few-shot examples drawn from the tune split (search it with [space] shots)."""
+
+    @model_validator(mode="after")
+    def _one_form(self) -> PromptSpec:
+        if self.messages is not None and self.user is not None:
+            raise ValueError("user and messages exclude each other. Keep one of them")
+        return self
+
+
+class BackendSpec(Table):
+    """The engine that generates."""
+
+    kind: str = "transformers"
+    """transformers, or your own "module:Class"."""
+    model: str
+    """Folder (from the study file's folder) or hub id."""
+    concurrency: Annotated[int, Field(ge=1)] | Literal["auto"] = "auto"
+    """Requests in flight; auto = what the engine says."""
+    options: dict[str, Any] = {}
+    """Engine options, fixed for the study."""
+
+
+class ObjectiveSpec(Table):
+    """One metric to maximize or minimize: a scorer's name or a measured quantity."""
+
+    maximize: str | None = None
+    """Metric to raise."""
+    minimize: str | None = None
+    """Metric to lower."""
+    weight: Annotated[float, Field(gt=0)] | None = None
+    """Weights turn several objectives into one sum; give all of them one, or none."""
+
+    @model_validator(mode="after")
+    def _one_direction(self) -> ObjectiveSpec:
+        if (self.maximize is None) == (self.minimize is None):
+            raise ValueError("needs exactly one of maximize and minimize")
+        return self
+
+    def build(self) -> Objective:
+        if self.maximize is not None:
+            return Objective(self.maximize, "maximize", self.weight)
+        return Objective(str(self.minimize), "minimize", self.weight)
+
+
+class ConstraintSpec(Table):
+    """A bound on the mean of a metric."""
+
+    metric: str
+    """Scorer's name or measured quantity."""
+    at_least: float | None = None
+    """Lower bound."""
+    at_most: float | None = None
+    """Upper bound."""
+
+    @model_validator(mode="after")
+    def _bounded(self) -> ConstraintSpec:
+        if self.at_least is None and self.at_most is None:
+            raise ValueError("needs at_least, at_most or both")
+        return self
+
+
+class SearchSpec(Table):
+    """How the space is searched."""
+
+    sampler: Literal["auto", "tpe", "gp", "random", "grid", "nsga2"] = "auto"
+    """Who proposes; auto chooses by the space and the budget and records its choice."""
+    pruner: Literal["paired", "median", "none"] = "paired"
+    """How bad trials are stopped early."""
+    trials_in_flight: Annotated[int, Field(ge=1, le=256)] = 4
+    """Trials that share the engine at once."""
+    repeats: Annotated[int, Field(ge=1, le=64)] = 1
+    """Samples of each example in one observation."""
+    grid_points: Annotated[int, Field(ge=2)] = 4
+    """Values per number in a grid."""
+    finalists: Annotated[int, Field(ge=1)] = 4
+    """Best trials that are measured again with fresh seeds before one is chosen."""
+    replicates: Annotated[int, Field(ge=0)] = 1
+    """How many times each finalist is measured again."""
+    confirm_repeats: Annotated[int, Field(ge=1)] = 1
+    """Observations of each holdout example for winner and baseline."""
+
+
+class BudgetSpec(Table):
+    """Whichever runs out first ends the search; what the verdict needs is kept back from it."""
+
+    trials: Annotated[int, Field(ge=1)] | None = None
+    """Different configurations (default 60 when no budget is named)."""
+    generations: Annotated[int, Field(ge=1)] | None = None
+    """Texts generated, verdict included."""
+    tokens: Annotated[int, Field(ge=1)] | None = None
+    """Tokens read and written, verdict included."""
+    hours: Annotated[float, Field(gt=0)] | None = None
+    """Working time, verdict included."""
+
+
+class StudySpec(Table):
+    """One study: what to optimise, on which data, by which score, within which budget."""
+
+    name: Annotated[str, Field(min_length=1, max_length=200)] = "study"
+    """Name in the storage (default: the file's name)."""
+    storage: str | None = None
+    """SQLAlchemy URL (default: SQLite beside the study file)."""
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
+    """Seeds everything."""
+    dataset: DatasetSpec
+    """The data."""
+    prompt: PromptSpec = PromptSpec()
+    """The prompt."""
+    backend: BackendSpec
+    """The engine."""
+    space: SpaceSpec = {}
+    """What to search (default: the backend's recommended ranges)."""
+    baseline: dict[str, Value] = {}
+    """What you run today (default: the model's own settings)."""
+    scorers: Annotated[dict[str, ScorerSpec], Field(min_length=1)]
+    """Scorers by the name of their metric."""
+    objectives: list[ObjectiveSpec] = []
+    """What to maximize or minimize (default: the only scorer)."""
+    constraints: list[ConstraintSpec] = []
+    """What must hold."""
+    search: SearchSpec = SearchSpec()
+    """How to search."""
+    budget: BudgetSpec = BudgetSpec()
+    """When to stop."""
+
+    _folder: Path = PrivateAttr(default_factory=Path.cwd)
+    _source: str = PrivateAttr(default="StudySpec")
+
+    @field_validator("scorers", mode="before")
+    @classmethod
+    def _callables(cls, scorers: Any) -> Any:
+        if not isinstance(scorers, dict):
+            return scorers
+        return {n: {"kind": "function", "function": s} if callable(s) else s for n, s in scorers.items()}
+
+    @property
+    def folder(self) -> Path:
+        """Where relative paths start: the study file's folder."""
+        return self._folder
+
+    @property
+    def source(self) -> str:
+        """The study file's name for messages."""
+        return self._source
+
+    @property
+    def url(self) -> str:
+        """The storage's URL, a relative SQLite path resolved against the study file's folder."""
+        url = self.storage or f"sqlite:///{self.name}.db"
+        prefix, _, path = url.partition(":///")
+        if prefix.startswith("sqlite") and path and not path.startswith("/") and path != ":memory:":
+            return f"{prefix}:///{(self.folder / path).resolve()}"
+        return url
+
+    def goal(self) -> Goal:
+        """The objectives and constraints; the only scorer is maximized when no objective is named."""
+        objectives = tuple(o.build() for o in self.objectives)
+        if not objectives and len(self.scorers) == 1:
+            objectives = (Objective(next(iter(self.scorers)), "maximize"),)
+        return Goal(objectives, tuple(Constraint(c.metric, c.at_least, c.at_most) for c in self.constraints))
+
+    def known_metrics(self) -> tuple[str, ...]:
+        """What objectives and constraints may name."""
+        return (*self.scorers, *MEASURED)

@@ -1,0 +1,216 @@
+"""Owns the way from a TOML file and `--set` to a StudySpec, and the words in which every mistake is told at once."""
+
+from __future__ import annotations
+
+import difflib
+import tomllib
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, get_args
+
+from pydantic import BaseModel, ValidationError
+
+from genopt.errors import SpecError
+from genopt.spec import StudySpec
+from genopt.spec._base import Table
+from genopt.spec.dimensions import Choices, Range
+from genopt.spec.scorers import KINDS
+
+Where = tuple[str | int, ...]
+
+
+def read_study(path: str | Path, *, overrides: Sequence[str] = ()) -> StudySpec:
+    """The study in a TOML file, with `key=value` overrides. Raises SpecError with every mistake in it."""
+    path = Path(path)
+    try:
+        table = tomllib.loads(path.read_text(encoding="utf-8-sig"))
+    except FileNotFoundError:
+        raise SpecError(f"{path}: no such study file. Check the path, or write one with: genopt init") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise SpecError(f"{path}: cannot be read ({error})") from error
+    except tomllib.TOMLDecodeError as error:
+        raise SpecError(f"{path}: is not valid TOML: {error}. Check quotes, brackets and equals signs there") from error
+    table.setdefault("name", path.stem)
+    return make_study(table, overrides=overrides, folder=path.resolve().parent, source=str(path))
+
+
+def make_study(
+    table: dict[str, Any], *, overrides: Sequence[str] = (), folder: Path | None = None, source: str = "StudySpec"
+) -> StudySpec:
+    """The study that a table of tables describes. Raises SpecError with every mistake in it."""
+    problems = [message for override in overrides if (message := _apply(table, override))]
+    if problems:
+        raise SpecError(problems)
+    try:
+        spec = StudySpec.model_validate(table)
+    except ValidationError as error:
+        raise SpecError([f"{source}: {problem}" for problem in _explain(error, table)]) from None
+    spec._source = source
+    if folder is not None:
+        spec._folder = folder
+    problems = list(consistency(spec))
+    if problems:
+        raise SpecError([f"{source}: {problem}" for problem in problems])
+    return spec
+
+
+def _apply(table: dict[str, Any], override: str) -> str | None:
+    """Carry out one `--set a.b=value`; a message when it cannot be done."""
+    key, equals, text = override.partition("=")
+    if not equals or not key.strip():
+        return f"--set {override}: is not key=value. Write e.g. --set budget.trials=10"
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = text
+    at: Any = table
+    *tables, last = key.strip().split(".")
+    for name in tables:
+        at = at.setdefault(name, {})
+        if not isinstance(at, dict):
+            return f"--set {override}: {name} is not a table. Set the whole of it instead"
+    at[last] = value
+    return None
+
+
+def consistency(spec: StudySpec) -> Iterator[str]:
+    """Mistakes that no single table shows."""
+    known = spec.known_metrics()
+    goal = spec.goal()
+    if not goal.objectives:
+        yield "objectives: there are several scorers and no objective. Say [[objectives]] maximize = " + " | ".join(
+            f'"{name}"' for name in spec.scorers
+        )
+    named = {f"objectives[{i}]": o.metric for i, o in enumerate(goal.objectives)}
+    named |= {f"constraints[{i}]": c.metric for i, c in enumerate(goal.constraints)}
+    for key, metric in named.items():
+        if metric not in known:
+            yield f"{key}: {metric!r} is no metric of this study.{hint(metric, known)}"
+    weights = [objective.weight is not None for objective in goal.objectives]
+    if any(weights) and not all(weights):
+        yield "objectives: some have a weight and some do not. Give all of them one, or none"
+    for name in spec.scorers:
+        if name in known[len(spec.scorers) :]:
+            yield f"scorers.{name}: is the name of a measured quantity. Choose another name"
+    if spec.search.trials_in_flight > 1 and any(o.metric == "seconds" for o in goal.objectives):
+        yield (
+            "objectives: seconds is not a property of a configuration while trials share an engine. "
+            "Set search.trials_in_flight = 1 and backend.concurrency = 1"
+        )
+    if goal.several and spec.search.sampler == "gp" and spec.search.pruner == "median":
+        yield "search.pruner: median works with one objective. Use paired or none"
+
+
+def hint(word: str, known: Iterable[str]) -> str:
+    """` Did you mean 'x'?`, or the list of what exists."""
+    known = list(known)
+    close = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
+    if close:
+        return f" Did you mean {close[0]!r}?"
+    return f" Known: {', '.join(sorted(known))}" if known else ""
+
+
+def _explain(error: ValidationError, table: dict[str, Any]) -> list[str]:
+    """One line per mistake: `key: what is wrong. What to do`."""
+    lines: dict[str, None] = {}  # ordered and distinct: the branches of a union repeat themselves
+    for item in error.errors(include_url=False):
+        where = tuple(part for part in item["loc"] if not _is_tag(part))
+        lines[f"{_dotted(where)}: {_say(item, where, table)}"] = None
+    return list(lines)
+
+
+def _is_tag(part: str | int) -> bool:
+    """True for the parts of a location that pydantic adds for the members of a union."""
+    if not isinstance(part, str):
+        return False
+    members = ("bool", "int", "float", "str", "list[str]", "TextFile", "literal['auto']", "DimensionSpec")
+    return part.startswith(("#", "constrained-", "function-", "callable", "literal[")) or part in members
+
+
+def _dotted(where: Where) -> str:
+    text = ""
+    for part in where:
+        text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else part
+    return text or "study"
+
+
+def _say(item: Any, where: Where, table: dict[str, Any]) -> str:
+    kind, given = item["type"], item["input"]
+    name = str(where[-1]) if where else ""
+    if kind == "extra_forbidden":
+        model = _model_at(where[:-1], table)
+        return "unknown key." + hint(name, _keys(model) if model else ())
+    if kind == "missing":
+        model = _model_at(where[:-1], table)
+        field = model.model_fields.get(name) if model else None
+        return "is missing. " + (f"Add it: {field.description}" if field and field.description else "Add it")
+    if kind in ("scorer_kind", "union_tag_not_found"):
+        wanted = given.get("kind") if isinstance(given, dict) else None
+        if wanted is None:
+            return f'has no kind. Add kind = one of {", ".join(sorted(KINDS))}, or "module:name" of your own'
+        return f'kind {wanted!r} is not a scorer genopt knows.{hint(str(wanted), KINDS)} Your own is "module:name"'
+    if kind == "value_error":
+        return str(item["ctx"]["error"]) + f" (given: {_short(given)})" * (not isinstance(given, (dict, list)))
+    if kind == "literal_error":
+        return f"{_short(given)} is not {item['ctx']['expected']}." + hint(
+            str(given), [word.strip("'") for word in item["ctx"]["expected"].replace(" or ", ", ").split(", ")]
+        )
+    wants = {
+        "string_type": "a text in quotes",
+        "int_type": "a whole number",
+        "float_type": "a number",
+        "bool_type": "true or false",
+        "list_type": "a list [...]",
+        "dict_type": "a table",
+        "model_type": "a table",
+        "model_attributes_type": "a table",
+        "callable_type": 'a callable or "module:name"',
+    }
+    if kind in wants:
+        return f"{_short(given)} is not {wants[kind]}. Write it as one"
+    return f"{item['msg'][0].lower()}{item['msg'][1:]} (given: {_short(given)})"
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _keys(model: type[BaseModel]) -> list[str]:
+    return [field.alias or name for name, field in model.model_fields.items()]
+
+
+def _model_at(where: Where, table: Any) -> type[BaseModel] | None:
+    """The model of the table at a location, to know which keys it has."""
+    model: type[BaseModel] = StudySpec
+    for depth, part in enumerate(where):
+        table = _child(table, part)
+        if isinstance(part, int):
+            continue
+        if depth == 0 and part in ("scorers", "space"):
+            return _open_table(str(part), where, table)
+        field = model.model_fields.get(part)
+        inner = [a for a in (field.annotation, *get_args(field.annotation)) if _is_table(a)] if field else []
+        if not inner:
+            return None
+        model = inner[0]
+    return model
+
+
+def _open_table(kind: str, where: Where, table: Any) -> type[BaseModel] | None:
+    """The model inside a table whose names the user chooses."""
+    for part in where[1:]:
+        table = _child(table, part)
+    if kind == "scorers":
+        return KINDS.get(str(table.get("kind"))) if isinstance(table, dict) else None
+    return Choices if isinstance(table, dict) and "choices" in table else Range
+
+
+def _child(table: Any, part: str | int) -> Any:
+    if isinstance(table, dict):
+        return table.get(str(part))
+    return table[part] if isinstance(table, list) and isinstance(part, int) and part < len(table) else None
+
+
+def _is_table(annotation: Any) -> bool:
+    return isinstance(annotation, type) and issubclass(annotation, Table)

@@ -1,0 +1,346 @@
+"""Owns genopt's tables and every statement on them. Knows no study, trial or objective: those are ids and keys here.
+
+The tables stand beside Optuna's in one database. A generation's `id` is a digest of what makes it unique, so that rows
+can be written without asking the database for ids, and so that two workers that make the same row make the same id.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy import event
+from sqlalchemy.engine import URL, Engine, make_url
+
+from genopt.errors import StudyError
+from genopt.types import Generation, Params, Phase, Score
+
+SCHEMA_VERSION = 1
+
+metadata = sa.MetaData()
+_id = sa.BigInteger().with_variant(sa.Integer, "sqlite")
+
+generations = sa.Table(
+    "genopt_generations",
+    metadata,
+    sa.Column("id", _id, primary_key=True, autoincrement=False),
+    sa.Column("study_id", sa.Integer, nullable=False),
+    sa.Column("config_key", sa.String(64), nullable=False),
+    sa.Column("example_id", sa.String(255), nullable=False),
+    sa.Column("sample", sa.Integer, nullable=False),
+    sa.Column("phase", sa.String(16), nullable=False),
+    sa.Column("seed", sa.BigInteger, nullable=False),
+    sa.Column("params", sa.Text, nullable=False),
+    sa.Column("text", sa.Text, nullable=False),
+    sa.Column("finish", sa.String(16), nullable=False),
+    sa.Column("prompt_tokens", sa.Integer, nullable=False),
+    sa.Column("completion_tokens", sa.Integer, nullable=False),
+    sa.Column("seconds", sa.Float, nullable=False),
+    sa.Column("why", sa.Text, nullable=False, server_default=""),
+    sa.UniqueConstraint("study_id", "config_key", "example_id", "sample", "phase"),
+)
+scores = sa.Table(
+    "genopt_scores",
+    metadata,
+    sa.Column("generation_id", _id, primary_key=True, autoincrement=False),
+    sa.Column("scorer_key", sa.String(64), primary_key=True),
+    sa.Column("value", sa.Float),
+    sa.Column("why", sa.Text, nullable=False, server_default=""),
+)
+trial_rows = sa.Table(
+    "genopt_trial_rows",
+    metadata,
+    sa.Column("trial_id", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("generation_id", _id, primary_key=True, autoincrement=False),
+)
+workers = sa.Table(
+    "genopt_workers",
+    metadata,
+    sa.Column("id", sa.String(64), primary_key=True),
+    sa.Column("study_id", sa.Integer, nullable=False, index=True),
+    sa.Column("host", sa.String(255), nullable=False),
+    sa.Column("process", sa.String(64), nullable=False),
+    sa.Column("started", sa.Float, nullable=False),
+    sa.Column("heartbeat", sa.Float, nullable=False),
+    sa.Column("closed", sa.Boolean, nullable=False),
+)
+meta = sa.Table(
+    "genopt_meta",
+    metadata,
+    sa.Column("key", sa.String(64), primary_key=True),
+    sa.Column("value", sa.String(255), nullable=False),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A stored generation and the scores it has, by scorer key."""
+
+    id: int
+    example_id: str
+    sample: int
+    generation: Generation
+    scores: Mapping[str, Score]
+
+
+@dataclass(frozen=True, slots=True)
+class Spent:
+    """What a study has paid for so far."""
+
+    search_generations: int = 0
+    confirm_generations: int = 0
+    tokens: int = 0
+
+    @property
+    def generations(self) -> int:
+        return self.search_generations + self.confirm_generations
+
+
+@dataclass(frozen=True, slots=True)
+class Worker:
+    """A process that works, or worked, on a study. Times are seconds since the epoch."""
+
+    id: str
+    host: str
+    process: str
+    started: float
+    heartbeat: float
+    closed: bool
+
+
+def generation_id(study_id: int, config_key: str, example_id: str, sample: int, phase: Phase) -> int:
+    """63 bits of blake2b over the unique key: at a million rows two keys collide with probability 5e-8."""
+    text = f"{study_id}\0{config_key}\0{example_id}\0{sample}\0{phase}"
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest()) >> 1
+
+
+def masked(url: str | URL) -> str:
+    """The URL without its password, for messages."""
+    try:
+        return make_url(url).render_as_string(hide_password=True)
+    except sa.exc.ArgumentError:
+        return "the storage URL"
+
+
+def tune_sqlite(engine: Engine) -> None:
+    """Make SQLite safe and quick for several connections: WAL, one writer at a time that others wait for.
+
+    BEGIN IMMEDIATE takes the write lock at once: without it two connections that read and then write fail each other.
+    """
+    if engine.dialect.name != "sqlite":
+        return
+
+    @event.listens_for(engine, "connect")
+    def _connect(connection: Any, _: Any) -> None:
+        connection.isolation_level = None
+        connection.execute("PRAGMA journal_mode=WAL")
+        connection.execute("PRAGMA synchronous=NORMAL")
+
+    @event.listens_for(engine, "begin")
+    def _begin(connection: sa.Connection) -> None:
+        connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+    engine.dispose()
+
+
+def engine_options(url: str) -> dict[str, Any]:
+    """Keywords for `create_engine`: waiting for a busy SQLite file, reconnecting to a restarted server."""
+    return {"connect_args": {"timeout": 60}} if url.startswith("sqlite") else {"pool_pre_ping": True}
+
+
+class Store:
+    """One connection to the database; use it from one thread at a time."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        try:
+            self._engine = sa.create_engine(url, **engine_options(url))
+        except (sa.exc.ArgumentError, ModuleNotFoundError) as error:
+            raise StudyError(
+                f"storage: {masked(url)} cannot be used ({error})", hint="write e.g. sqlite:///study.db"
+            ) from None
+        tune_sqlite(self._engine)
+        self._connection: sa.Connection | None = None
+
+    def create(self) -> None:
+        """Make the tables where they are missing. Raises StudyError when the database cannot be written or is newer."""
+        try:
+            with self._engine.begin() as connection:
+                metadata.create_all(connection)
+                found = connection.scalar(sa.select(meta.c.value).where(meta.c.key == "schema"))
+                if found is None:
+                    self._insert(connection, meta, [{"key": "schema", "value": str(SCHEMA_VERSION)}])
+        except sa.exc.SQLAlchemyError as error:
+            raise StudyError(
+                f"storage: {masked(self.url)} cannot be written ({_reason(error)})",
+                hint="check the path, its folder's permissions and the disk, or name another storage",
+            ) from None
+        if found is not None and int(found) > SCHEMA_VERSION:
+            raise StudyError(
+                f"storage: {masked(self.url)} was written by a newer genopt (schema {found})", hint="upgrade genopt"
+            )
+
+    def write(self, rows: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
+        """Commit rows by table name in one transaction; a row that exists already is left as it is."""
+        with self._engine.begin() as connection:
+            for name, values in rows.items():
+                self._insert(connection, metadata.tables[name], values)
+
+    def _insert(self, connection: sa.Connection, table: sa.Table, values: Sequence[Mapping[str, Any]]) -> None:
+        if not values:
+            return
+        if connection.dialect.name in ("sqlite", "postgresql"):
+            dialect = __import__(f"sqlalchemy.dialects.{connection.dialect.name}", fromlist=["insert"])
+            statement = dialect.insert(table).on_conflict_do_nothing()
+        else:
+            statement = sa.insert(table).prefix_with("IGNORE", dialect="mysql")
+        connection.execute(statement, list(values))
+
+    def rows(self, study_id: int, config_key: str, phase: Phase) -> list[Row]:
+        """Every stored generation of a configuration, with its scores."""
+        columns = generations.c
+        wanted = (columns.study_id == study_id, columns.config_key == config_key, columns.phase == phase)
+        with self._engine.connect() as connection:
+            found = connection.execute(sa.select(generations).where(*wanted)).mappings().all()
+            if not found:
+                return []
+            joined = sa.select(scores).join(generations, generations.c.id == scores.c.generation_id).where(*wanted)
+            by_id: dict[int, dict[str, Score]] = {}
+            for score in connection.execute(joined):
+                by_id.setdefault(score.generation_id, {})[score.scorer_key] = Score(score.value, score.why)
+        return [
+            Row(row["id"], row["example_id"], row["sample"], _generation(row), by_id.get(row["id"], {}))
+            for row in found
+        ]
+
+    def spent(self, study_id: int) -> Spent:
+        """What is paid for: generations by phase, and tokens read and written."""
+        c = generations.c
+        query = (
+            sa.select(c.phase, sa.func.count(), sa.func.sum(c.prompt_tokens + c.completion_tokens))
+            .where(c.study_id == study_id)
+            .group_by(c.phase)
+        )
+        with self._engine.connect() as connection:
+            counted = {phase: (count, tokens) for phase, count, tokens in connection.execute(query)}
+        tokens = sum(int(tokens or 0) for _, tokens in counted.values())
+        return Spent(counted.get("tune", (0, 0))[0], counted.get("confirm", (0, 0))[0], tokens)
+
+    def copy(self, source: int, target: int, example_ids: Iterable[str]) -> int:
+        """Copy the generations and scores of these examples into another study; how many were copied."""
+        kept, copied = set(example_ids), 0
+        with self._engine.begin() as connection:
+            found = connection.execute(sa.select(generations).where(generations.c.study_id == source)).mappings()
+            moved = {
+                row["id"]: {**row, "study_id": target, "id": generation_id(target, *(row[key] for key in UNIQUE))}
+                for row in found
+                if row["example_id"] in kept
+            }
+            self._insert(connection, generations, list(moved.values()))
+            copied = len(moved)
+            joined = sa.select(scores).join(generations, generations.c.id == scores.c.generation_id)
+            old = connection.execute(joined.where(generations.c.study_id == source)).mappings()
+            again = [
+                {**row, "generation_id": moved[row["generation_id"]]["id"]}
+                for row in old
+                if row["generation_id"] in moved
+            ]
+            self._insert(connection, scores, again)
+        return copied
+
+    def delete(self, study_id: int, trial_ids: Sequence[int]) -> None:
+        """Remove everything of a study."""
+        ids = sa.select(generations.c.id).where(generations.c.study_id == study_id)
+        with self._engine.begin() as connection:
+            connection.execute(sa.delete(scores).where(scores.c.generation_id.in_(ids)))
+            connection.execute(sa.delete(trial_rows).where(trial_rows.c.trial_id.in_(list(trial_ids))))
+            connection.execute(sa.delete(generations).where(generations.c.study_id == study_id))
+            connection.execute(sa.delete(workers).where(workers.c.study_id == study_id))
+
+    def join(self, worker: Worker, study_id: int) -> None:
+        """Enter a worker's lease."""
+        row = {"id": worker.id, "study_id": study_id, "host": worker.host, "process": worker.process}
+        times = {"started": worker.started, "heartbeat": worker.heartbeat, "closed": worker.closed}
+        self.write({"genopt_workers": [row | times]})
+
+    def beat(self, worker_id: str, *, closed: bool = False) -> None:
+        """Renew a worker's lease, or end it."""
+        with self._engine.begin() as connection:
+            connection.execute(
+                sa.update(workers).where(workers.c.id == worker_id).values(heartbeat=time.time(), closed=closed)
+            )
+
+    def workers(self, study_id: int) -> list[Worker]:
+        """Every worker the study ever had."""
+        with self._engine.connect() as connection:
+            found = connection.execute(sa.select(workers).where(workers.c.study_id == study_id)).all()
+        return [Worker(w.id, w.host, w.process, w.started, w.heartbeat, bool(w.closed)) for w in found]
+
+    def close(self) -> None:
+        """Drop the connections; safe to call twice."""
+        self._engine.dispose()
+
+
+UNIQUE = ("config_key", "example_id", "sample", "phase")
+
+
+def generation_row(
+    study_id: int, config_key: str, example_id: str, sample: int, phase: Phase, seed: int, params: Params, g: Generation
+) -> dict[str, Any]:
+    """A generation as a row of its table. NUL characters, which PostgreSQL refuses in texts, become U+FFFD."""
+    return {
+        "id": generation_id(study_id, config_key, example_id, sample, phase),
+        "study_id": study_id,
+        "config_key": config_key,
+        "example_id": example_id,
+        "sample": sample,
+        "phase": phase,
+        "seed": seed,
+        "params": json.dumps(params, sort_keys=True, ensure_ascii=False),
+        "text": _storable(g.text),
+        "finish": g.finish,
+        "prompt_tokens": g.prompt_tokens,
+        "completion_tokens": g.completion_tokens,
+        "seconds": g.seconds,
+        "why": _storable(g.why),
+    }
+
+
+def score_row(generation_id: int, scorer_key: str, score: Score) -> dict[str, Any]:
+    """A score as a row of its table."""
+    return {
+        "generation_id": generation_id,
+        "scorer_key": scorer_key,
+        "value": score.value,
+        "why": _storable(score.why),
+    }
+
+
+def _storable(text: str) -> str:
+    if "\0" in text:
+        text = text.replace("\0", "\ufffd")
+    try:
+        text.encode()
+    except UnicodeEncodeError:  # lone surrogates cannot be stored as UTF-8
+        text = text.encode("utf-8", "replace").decode()
+    return text
+
+
+def _generation(row: Any) -> Generation:
+    return Generation(
+        text=row["text"],
+        finish=row["finish"],
+        prompt_tokens=row["prompt_tokens"],
+        completion_tokens=row["completion_tokens"],
+        seconds=row["seconds"],
+        why=row["why"],
+    )
+
+
+def _reason(error: Exception) -> str:
+    return str(getattr(error, "orig", None) or error).splitlines()[0]

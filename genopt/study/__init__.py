@@ -1,0 +1,16 @@
+"""The only folder that imports Optuna: a study that is asked for configurations and told what they were worth."""
+
+from genopt.study.samplers import SamplerChoice, choose_sampler
+from genopt.study.study import Asked, Study, StudySummary, TrialRecord, list_studies, open_study, remove_study
+
+__all__ = [
+    "Asked",
+    "SamplerChoice",
+    "Study",
+    "StudySummary",
+    "TrialRecord",
+    "choose_sampler",
+    "list_studies",
+    "open_study",
+    "remove_study",
+]

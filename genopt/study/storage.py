@@ -1,0 +1,53 @@
+"""Owns the connection to Optuna's tables. Knows that SQLite needs care and that the file may be another program's."""
+
+from __future__ import annotations
+
+import optuna
+import sqlalchemy as sa
+from optuna.storages import RDBStorage, get_storage
+from optuna.storages._cached_storage import _CachedStorage
+
+from genopt.errors import StudyError
+from genopt.store import engine_options, masked, tune_sqlite
+
+
+def open_storage(url: str, *, create: bool = True) -> tuple[_CachedStorage, RDBStorage]:
+    """Optuna's storage (cached, and the one beneath). Raises StudyError when it cannot be used."""
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    try:
+        _refuse_strangers(url, create=create)
+        storage = RDBStorage(url, engine_kwargs=engine_options(url))
+    except (sa.exc.SQLAlchemyError, ImportError, RuntimeError, OSError) as error:
+        reason = str(getattr(error, "orig", None) or error).splitlines()[0]
+        raise StudyError(
+            f"storage: {masked(url)} cannot be opened ({reason})",
+            hint="check the path, its folder's permissions and the driver, or name another storage",
+        ) from None
+    tune_sqlite(storage.engine)
+    cached = get_storage(storage)
+    assert isinstance(cached, _CachedStorage)
+    return cached, storage
+
+
+def _refuse_strangers(url: str, *, create: bool) -> None:
+    """Raise StudyError before anything is written into a database that is another program's, or not there."""
+    engine = sa.create_engine(url, **engine_options(url))
+    try:
+        path = engine.url.database
+        if engine.dialect.name == "sqlite" and path and path != ":memory:":
+            from pathlib import Path
+
+            if not Path(path).exists():
+                if create:
+                    return
+                raise StudyError(
+                    f"storage: {masked(url)} does not exist", hint="check the path, or run the study first"
+                )
+        tables = set(sa.inspect(engine).get_table_names())
+    finally:
+        engine.dispose()
+    if tables and "studies" not in tables:
+        raise StudyError(
+            f"storage: {masked(url)} holds tables of another program ({', '.join(sorted(tables)[:3])})",
+            hint="name another file or database",
+        )

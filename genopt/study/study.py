@@ -1,0 +1,265 @@
+"""Owns one study in Optuna's tables: ask, report, tell, release. Synchronous; use a Study from one thread.
+
+What genopt adds to a trial are two user attributes: `config` (written when it is asked) and `outcome` (when it is told).
+Texts and per-example scores are never put there.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import optuna
+from optuna.trial import FrozenTrial, TrialState
+
+from genopt.errors import StudyError
+from genopt.space import Choice, Number, SearchSpace
+from genopt.store import masked
+from genopt.study.samplers import PROPOSAL, SeededSampler, make_sampler, proposal_seed
+from genopt.study.storage import open_storage
+from genopt.types import ParamValue
+
+DESCRIPTION = "genopt:study"
+STATES = {
+    TrialState.RUNNING: "running",
+    TrialState.COMPLETE: "complete",
+    TrialState.FAIL: "failed",
+    TrialState.WAITING: "waiting",
+    TrialState.PRUNED: "pruned",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A configuration to try: its flat parameters, and what was answered at each open dimension of the space."""
+
+    number: int
+    trial_id: int
+    proposal: int
+    params: Mapping[str, ParamValue]
+    handle: optuna.Trial = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class TrialRecord:
+    """A trial as it is stored."""
+
+    number: int
+    trial_id: int
+    state: str
+    answers: Mapping[str, Any]
+    proposal: int
+    worker: str | None
+    config: Mapping[str, Any]
+    outcome: Mapping[str, Any]
+    values: tuple[float, ...] | None
+
+
+@dataclass(frozen=True, slots=True)
+class StudySummary:
+    """One line about a study in a storage."""
+
+    name: str
+    trials: int
+    verdict: str | None
+    ours: bool
+
+
+class Study:
+    """One study, opened; see `open_study`."""
+
+    def __init__(self, study: optuna.Study, space: SearchSpace, *, seed: int, sampler: str, worker: str) -> None:
+        self._study, self._space, self._worker = study, space, worker
+        self._study.sampler = SeededSampler(lambda proposal: make_sampler(sampler, proposal_seed(seed, proposal)))
+        self._grid: Iterator[dict[str, ParamValue]] | None = None
+
+    @property
+    def id(self) -> int:
+        return int(self._study._study_id)
+
+    @property
+    def name(self) -> str:
+        return self._study.study_name
+
+    def attribute(self, key: str) -> Any:
+        """A value kept with the study, or None."""
+        return self._study.user_attrs.get(f"genopt:{key}")
+
+    def set_attribute(self, key: str, value: Any) -> None:
+        """Keep a JSON value with the study."""
+        self._study.set_user_attr(f"genopt:{key}", value)
+
+    def use_grid(self, points: int) -> None:
+        """Propose the points of a full grid, in the space's order, instead of asking the sampler."""
+        self._grid = self._space.grid(points)
+        for _ in range(self._next_proposal(self.trials())):
+            next(self._grid, None)
+
+    def enqueue(
+        self, answers: Mapping[str, ParamValue], *, proposal: int | None = None, retry_of: int | None = None
+    ) -> None:
+        """Have these answers asked next; open dimensions that are not answered are left to the sampler."""
+        attrs: dict[str, Any] = {PROPOSAL: self._next_proposal(self.trials()) if proposal is None else proposal}
+        attrs["worker"] = self._worker
+        if retry_of is not None:
+            attrs["retry_of"] = retry_of
+        self._study.enqueue_trial(dict(answers), user_attrs=attrs)
+
+    def ask(self, key_of: Callable[[Mapping[str, ParamValue]], str]) -> Asked | None:
+        """The next configuration, or None when a grid is exhausted. `key_of` gives the key of flat parameters.
+
+        Every trial is queued before it is taken, so that its proposal number is stored in the same transaction that
+        creates it: a process killed in between leaves nothing whose origin is unknown.
+        """
+        waiting = self._study.get_trials(deepcopy=False, states=(TrialState.WAITING,))
+        if not waiting:
+            answers: Mapping[str, ParamValue] = {}
+            if self._grid is not None:
+                point = next(self._grid, None)
+                if point is None:
+                    return None
+                answers = point
+            self.enqueue(answers)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            trial = self._study.ask()
+            try:
+                params = self._space.sample(lambda path, dimension: _suggest(trial, path, dimension))
+            except Exception:
+                self._study.tell(trial.number, state=TrialState.FAIL)
+                raise
+        proposal = int(trial.user_attrs.get(PROPOSAL, trial.number))
+        config = {"key": key_of(params), "params": params, "worker": self._worker}
+        trial.set_user_attr("config", json.loads(json.dumps(config)))
+        return Asked(trial.number, trial._trial_id, proposal, params, trial)
+
+    def report(self, asked: Asked, step: int, value: float) -> None:
+        """The running mean after `step` examples, for the dashboard's curves (single objective only)."""
+        if math.isfinite(value) and len(self._study.directions) == 1:
+            asked.handle.report(value, step)
+
+    def tell(
+        self,
+        asked: Asked,
+        values: Sequence[float] | None,
+        *,
+        outcome: Mapping[str, Any],
+        violations: Mapping[str, float] | None = None,
+    ) -> None:
+        """Finish a trial with its values (None: it failed) and what is to be remembered of it."""
+        for name, violation in (violations or {}).items():
+            asked.handle.set_constraint(name, min(violation, 1e9))
+        asked.handle.set_user_attr("outcome", dict(outcome))
+        if values is None or not all(math.isfinite(value) for value in values):
+            self._study.tell(asked.number, state=TrialState.FAIL)
+        else:
+            self._study.tell(asked.number, list(values))
+
+    def release(self, number: int, why: str) -> None:
+        """Fail a trial that will not be finished and queue its configuration again, under the same proposal number."""
+        record = next((t for t in self._frozen() if t.number == number), None)
+        if record is None or record.state.is_finished():
+            return
+        self._study._storage.set_trial_user_attr(record._trial_id, "outcome", {"why": why})
+        self._study.tell(number, state=TrialState.FAIL, skip_if_finished=True)
+        fixed = record.system_attrs.get("fixed_params", {})
+        answers = fixed | record.params
+        self.enqueue(answers, proposal=int(record.user_attrs.get(PROPOSAL, number)), retry_of=number)
+
+    def trials(self) -> list[TrialRecord]:
+        """Every trial, by number."""
+        return [_record(trial) for trial in self._frozen()]
+
+    def _frozen(self) -> list[FrozenTrial]:
+        return self._study.get_trials(deepcopy=False)
+
+    def _next_proposal(self, trials: Sequence[TrialRecord]) -> int:
+        return max((trial.proposal for trial in trials), default=-1) + 1
+
+    def close(self) -> None:
+        """Give the database connection of this thread back."""
+        self._study._storage.remove_session()
+
+
+def open_study(
+    url: str,
+    name: str,
+    space: SearchSpace,
+    *,
+    directions: Sequence[str] = ("maximize",),
+    seed: int = 0,
+    sampler: str = "tpe",
+    worker: str = "",
+    create: bool = True,
+) -> Study:
+    """The study of this name, made when it is missing and `create` says so. Raises StudyError."""
+    storage, _ = open_storage(url, create=create)
+    names = optuna.get_all_study_names(storage)
+    if name not in names:
+        if not create:
+            raise StudyError(
+                f"storage: {masked(url)} has no study {name!r}",
+                hint=f"it has: {', '.join(names)}" if names else "it has no study at all",
+            )
+        try:
+            study = optuna.create_study(
+                storage=storage, study_name=name, directions=list(directions), pruner=optuna.pruners.NopPruner()
+            )
+        except optuna.exceptions.DuplicatedStudyError:  # another worker was quicker
+            study = optuna.load_study(storage=storage, study_name=name, pruner=optuna.pruners.NopPruner())
+    else:
+        study = optuna.load_study(storage=storage, study_name=name, pruner=optuna.pruners.NopPruner())
+        if DESCRIPTION not in study.user_attrs and study.get_trials(deepcopy=False):
+            raise StudyError(
+                f"storage: the study {name!r} in {masked(url)} was not made by genopt", hint="choose another name"
+            )
+    return Study(study, space, seed=seed, sampler=sampler, worker=worker)
+
+
+def list_studies(url: str) -> list[StudySummary]:
+    """Every study in a storage. Raises StudyError when it cannot be read."""
+    storage, _ = open_storage(url, create=False)
+    found = []
+    for study in optuna.get_all_study_summaries(storage):
+        verdict = study.user_attrs.get("genopt:verdict") or {}
+        found.append(
+            StudySummary(study.study_name, study.n_trials, verdict.get("verdict"), DESCRIPTION in study.user_attrs)
+        )
+    return found
+
+
+def remove_study(url: str, name: str) -> None:
+    """Delete a study from Optuna's tables. Raises StudyError when there is none."""
+    storage, _ = open_storage(url, create=False)
+    try:
+        optuna.delete_study(study_name=name, storage=storage)
+    except KeyError:
+        raise StudyError(f"storage: {masked(url)} has no study {name!r}") from None
+
+
+def _suggest(trial: optuna.Trial, path: str, dimension: Number | Choice) -> Any:
+    if isinstance(dimension, Choice):
+        return trial.suggest_categorical(path, list(dimension.labels))
+    if dimension.integer:
+        step = int(dimension.step or 1)
+        return trial.suggest_int(path, int(dimension.low), int(dimension.high), step=step, log=dimension.log)
+    return trial.suggest_float(path, dimension.low, dimension.high, step=dimension.step, log=dimension.log)
+
+
+def _record(trial: FrozenTrial) -> TrialRecord:
+    config = trial.user_attrs.get("config", {})
+    return TrialRecord(
+        number=trial.number,
+        trial_id=trial._trial_id,
+        state=STATES[trial.state],
+        answers=trial.params,
+        proposal=int(trial.user_attrs.get(PROPOSAL, trial.number)),
+        worker=config.get("worker") or trial.user_attrs.get("worker"),
+        config=config,
+        outcome=trial.user_attrs.get("outcome", {}),
+        values=tuple(trial.values) if trial.values else None,
+    )

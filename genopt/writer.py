@@ -1,0 +1,123 @@
+"""Owns the thread that commits rows in batches and keeps the worker's lease alive. Knows no table's meaning.
+
+Rows are committed within `delay` seconds of being added, and at once when somebody waits for a flush.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Mapping
+from concurrent.futures import Future
+from typing import Any
+
+from sqlalchemy.exc import SQLAlchemyError
+
+from genopt.errors import StudyError
+from genopt.store import Store, masked
+
+log = logging.getLogger(__name__)
+
+
+class Writer:
+    """A queue of rows in front of a Store that only this thread uses."""
+
+    def __init__(self, url: str, worker_id: str, *, delay: float = 0.3, beat: float = 10.0, patience: float = 120.0):
+        self._url, self._worker_id = url, worker_id
+        self._delay, self._beat, self._patience = delay, beat, patience
+        self._rows: dict[str, list[Mapping[str, Any]]] = {}
+        self._waiting: list[Future[None]] = []
+        self._wake = threading.Condition()
+        self._closing = False
+        self._error: BaseException | None = None
+        self._thread = threading.Thread(target=self._run, name="genopt-writer", daemon=True)
+        self._thread.start()
+
+    def add(self, table: str, row: Mapping[str, Any]) -> None:
+        """Queue one row. Raises the error that stopped the thread, if one did."""
+        with self._wake:
+            self._check()
+            first = not self._rows
+            self._rows.setdefault(table, []).append(row)
+            if first:
+                self._wake.notify()
+
+    def flush(self) -> Future[None]:
+        """A future that is done when everything added before is committed."""
+        future: Future[None] = Future()
+        with self._wake:
+            self._check()
+            if not self._rows and not self._waiting:
+                future.set_result(None)
+            else:
+                self._waiting.append(future)
+                self._wake.notify()
+        return future
+
+    def close(self) -> None:
+        """Commit what is queued, end the lease and stop the thread; safe to call twice."""
+        with self._wake:
+            self._closing = True
+            self._wake.notify()
+        self._thread.join()
+
+    def _check(self) -> None:
+        if self._error is not None:
+            raise StudyError(
+                f"storage: {masked(self._url)} could not be written: {self._error}",
+                hint="nothing committed is lost: free the disk or restart the database, then run the same command",
+            ) from self._error
+
+    def _run(self) -> None:
+        store = Store(self._url)
+        beaten = time.monotonic()
+        try:
+            while True:
+                with self._wake:
+                    if not self._rows and not self._waiting and not self._closing:
+                        self._wake.wait(max(0.05, self._beat - (time.monotonic() - beaten)))
+                    if self._rows and not self._waiting and not self._closing:
+                        self._wake.wait(self._delay)
+                    rows, self._rows = self._rows, {}
+                    waiting, self._waiting = self._waiting, []
+                    closing = self._closing
+                if rows:
+                    self._commit(store, rows)
+                for future in waiting:
+                    future.set_result(None)
+                if closing and not self._rows:
+                    store.beat(self._worker_id, closed=True)
+                    return
+                if time.monotonic() - beaten >= self._beat:
+                    self._try(lambda: store.beat(self._worker_id))
+                    beaten = time.monotonic()
+        except BaseException as error:
+            log.error("the storage cannot be written: %s", error)
+            with self._wake:
+                self._error = error
+                for future in [*waiting, *self._waiting]:
+                    if not future.done():
+                        future.set_exception(error)
+        finally:
+            store.close()
+
+    def _commit(self, store: Store, rows: Mapping[str, list[Mapping[str, Any]]]) -> None:
+        """Commit, and keep trying while the database is away or busy."""
+        give_up = time.monotonic() + self._patience
+        pause = 0.2
+        while True:
+            try:
+                return store.write(rows)
+            except SQLAlchemyError as error:
+                if time.monotonic() > give_up:
+                    raise
+                log.warning("storage is busy or away (%s); trying again in %.1f s", type(error).__name__, pause)
+                time.sleep(pause)
+                pause = min(pause * 2, 10.0)
+
+    def _try(self, action: Any) -> None:
+        try:
+            action()
+        except SQLAlchemyError as error:
+            log.warning("the lease could not be renewed (%s)", type(error).__name__)
