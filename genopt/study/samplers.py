@@ -39,7 +39,7 @@ def choose_sampler(wanted: str, space: SearchSpace, *, trials: int | None, sever
     if wanted == "gp":
         if space.conditional():
             raise SpecError(
-                "search.sampler: gp draws the parameters inside a switch at random. Use tpe or auto, or flatten the space"
+                "search.sampler: gp draws the parameters inside a switch at random. Use tpe or auto, or drop the switch"
             )
         if not torch:
             raise SpecError('search.sampler: gp needs PyTorch. Use tpe or auto, or: pip install "genopt[transformers]"')

@@ -1,6 +1,6 @@
 """Owns one study in Optuna's tables: ask, report, tell, release. Synchronous; use a Study from one thread.
 
-What genopt adds to a trial are two user attributes: `config` (written when it is asked) and `outcome` (when it is told).
+What genopt adds to a trial are two user attributes: `config` (written when asked) and `outcome` (when told).
 Texts and per-example scores are never put there.
 """
 
@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import optuna
+from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from genopt.errors import StudyError
@@ -207,7 +208,10 @@ def open_study(
             )
         try:
             study = optuna.create_study(
-                storage=storage, study_name=name, directions=list(directions), pruner=optuna.pruners.NopPruner()
+                storage=storage,
+                study_name=name,
+                directions=[StudyDirection[d.upper()] for d in directions],
+                pruner=optuna.pruners.NopPruner(),
             )
         except optuna.exceptions.DuplicatedStudyError:  # another worker was quicker
             study = optuna.load_study(storage=storage, study_name=name, pruner=optuna.pruners.NopPruner())
@@ -243,7 +247,8 @@ def remove_study(url: str, name: str) -> None:
 
 def _suggest(trial: optuna.Trial, path: str, dimension: Number | Choice) -> Any:
     if isinstance(dimension, Choice):
-        return trial.suggest_categorical(path, list(dimension.labels))
+        labels: Any = list(dimension.labels)
+        return trial.suggest_categorical(path, labels)
     if dimension.integer:
         step = int(dimension.step or 1)
         return trial.suggest_int(path, int(dimension.low), int(dimension.high), step=step, log=dimension.log)

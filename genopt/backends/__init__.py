@@ -1,0 +1,32 @@
+"""Owns the names of the engines. A table name -> class; an engine of the user's is "module:Class"."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from genopt.errors import SpecError
+from genopt.plugins import load_object
+from genopt.spec import BackendSpec
+from genopt.spec.read import hint
+from genopt.types import Backend
+
+KINDS = {"transformers": "genopt.backends.transformers:TransformersBackend"}
+
+
+def make_backend(spec: BackendSpec, folder: Path) -> Backend:
+    """The engine a study file names, not yet opened. A model that is a folder beside the study file is found there."""
+    if spec.kind in KINDS:
+        name = KINDS[spec.kind]
+    elif ":" in spec.kind:
+        name = spec.kind
+    else:
+        raise SpecError(f'backend.kind: there is no engine {spec.kind!r}.{hint(spec.kind, KINDS)} Or "module:Class"')
+    made = load_object(name, folder)
+    model = str(folder / spec.model) if (folder / spec.model).is_dir() else spec.model
+    try:
+        backend = made(model=model, options=spec.options)
+    except TypeError as error:
+        raise SpecError(f"backend.kind: {name} cannot be made as Class(model=..., options=...): {error}") from error
+    if not isinstance(backend, Backend):
+        raise SpecError(f"backend.kind: {name} is no backend: it needs open, generate and aclose")
+    return backend

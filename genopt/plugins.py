@@ -1,0 +1,32 @@
+"""Owns how a user's own code is found by name: "module:name", with the study file's folder on the import path."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from pathlib import Path
+from typing import Any
+
+from genopt.errors import SpecError
+from genopt.spec.read import hint
+
+
+def load_object(name: str, folder: Path) -> Any:
+    """The object that "module:name" names. Raises SpecError that says what was tried."""
+    module_name, _, attribute = name.partition(":")
+    if str(folder) not in sys.path:
+        sys.path.insert(0, str(folder))
+    importlib.invalidate_caches()
+    try:
+        module = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        if error.name != module_name.split(".")[0] and error.name != module_name:
+            raise SpecError(f"{name}: importing {module_name} failed: {error}. Install what it needs") from error
+        raise SpecError(f"{name}: there is no module {module_name!r} in {folder} or among the installed ones") from None
+    except Exception as error:
+        raise SpecError(f"{name}: importing {module_name} failed: {type(error).__name__}: {error}") from error
+    try:
+        return getattr(module, attribute)
+    except AttributeError:
+        known = [n for n in vars(module) if not n.startswith("_")]
+        raise SpecError(f"{name}: {module_name} has no {attribute!r}.{hint(attribute, known)}") from None
