@@ -1,0 +1,309 @@
+"""Owns the running batch: prefill, one decoding step for all rows, who has finished and with what text.
+
+It knows the model's forward pass, the slots and the plan; no queue, thread, future or request.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers.cache_utils import DynamicCache, EncoderDecoderCache
+from transformers.modeling_outputs import BaseModelOutput
+
+from genopt.backends._hf_loading import LoadedModel
+from genopt.backends._hf_sampling import Decoding, Plan
+from genopt.backends._hf_slots import Slots, Solo
+from genopt.types import Finish
+
+_PREFILL_TOKENS = {"cpu": 8192}
+_PREFILL_TOKENS_GPU = 32768
+
+
+@dataclass(slots=True, eq=False)
+class Row:
+    """One text being written. `limit` is max_tokens cut to the context; `owner` is the caller's own."""
+
+    prompt: tuple[int, ...]
+    decoding: Decoding
+    seed: int
+    limit: int
+    owner: Any = None
+    ids: list[int] = field(default_factory=list)
+    stops: StopWatch | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """A row that has left the batch; `tokens` counts the end token and the tokens of the stop string too."""
+
+    row: Row
+    text: str
+    finish: Finish
+    tokens: int
+    why: str = ""
+
+
+class StopWatch:
+    """Finds the first stop string that ends in what was written once `min_tokens` tokens were there.
+
+    Only the newest tokens are decoded at each step; the whole text is decoded once, when they hold a stop string.
+    """
+
+    def __init__(self, loaded: LoadedModel, stop: Sequence[str], min_tokens: int) -> None:
+        self._loaded = loaded
+        self._stop = stop
+        self._min_tokens = max(1, min_tokens)
+        # No token is shorter than a byte, except special ones; a few more tokens make up for broken characters.
+        self._tail = max(len(s.encode()) for s in stop) + 4
+        self._ignored: int | None = None
+
+    def cut(self, ids: Sequence[int]) -> str | None:
+        """The text before the stop string, None as long as none has appeared."""
+        if len(ids) < self._min_tokens:
+            return None
+        tail = self._loaded.decode(ids[-self._tail :])
+        if not any(s in tail for s in self._stop):
+            return None
+        if self._ignored is None:
+            self._ignored = len(self._loaded.decode(ids[: self._min_tokens - 1]))
+        text = self._loaded.decode(ids)
+        found = [text.find(s, max(0, self._ignored - len(s) + 1)) for s in self._stop]
+        places = [place for place in found if place >= 0]
+        return text[: min(places)] if places else None
+
+
+class Batch:
+    """Rows that are decoded together; each gets the text it would get alone.
+
+    Not thread-safe. After an exception the batch is unusable: make a new one and start its rows again.
+    """
+
+    def __init__(self, loaded: LoadedModel) -> None:
+        self._loaded = loaded
+        self.rows: list[Row] = []
+        self._slots: Any = Slots() if loaded.batchable else Solo()
+        self._cross = Slots(right_aligned=False) if loaded.seq2seq else None
+        self._cache: Any = None
+        self._history = torch.empty((0, 0), dtype=torch.long, device=loaded.device)
+        self._lengths = np.empty(0, dtype=np.int64)
+        self._made = np.empty(0, dtype=np.int64)
+        self._sources = np.empty(0, dtype=np.int64)
+        self._plan: Plan | None = None
+
+    def admit(self, rows: Sequence[Row]) -> list[Finished]:
+        """Prefill the rows, draw their first token and let them join; those that end at once are returned."""
+        for row in rows:
+            if row.decoding.stop:
+                row.stops = StopWatch(self._loaded, row.decoding.stop, row.decoding.min_tokens)
+        done: list[Finished] = []
+        for group in self._groups(rows):
+            done += self._admit(group)
+        return done
+
+    def step(self) -> list[Finished]:
+        """One more token for every row; those that end with it are returned."""
+        if not self.rows:
+            return []
+        logits = self._forward()
+        if self._plan is None:
+            self._plan = self._make_plan(self.rows)
+        tokens = self._plan.tokens(logits, self._history, self._lengths, self._made)
+        chosen = tokens.tolist()  # the only wait for the device in a step
+        self._history = torch.cat([self._history, tokens[:, None]], dim=1)
+        self._lengths += 1
+        self._made += 1
+        if broken := [n for n, token in enumerate(chosen) if token < 0]:
+            self._slots.erase(broken)
+        done, kept = self._settle(self.rows, chosen)
+        if done:
+            self._keep(kept)
+        return done
+
+    def drop(self, rows: Sequence[Row]) -> None:
+        """Rows leave without a result."""
+        leaving = set(map(id, rows))
+        kept = [n for n, row in enumerate(self.rows) if id(row) not in leaving]
+        if len(kept) < len(self.rows):
+            self._keep(kept)
+
+    def _groups(self, rows: Sequence[Row]) -> list[list[Row]]:
+        """Rows that are prefilled together: similar lengths, and no more tokens at once than memory bears."""
+        if not self._loaded.batchable:
+            return [[row] for row in rows]
+        budget = _PREFILL_TOKENS.get(self._loaded.device.type, _PREFILL_TOKENS_GPU)
+        groups: list[list[Row]] = []
+        prompts: set[tuple[int, ...]] = set()
+        shortest = 0
+        for row in sorted(rows, key=lambda row: (len(row.prompt), row.prompt)):
+            size = len(row.prompt)
+            fits = (len(prompts | {row.prompt})) * size <= budget and size <= 1.5 * shortest + 16
+            # A decoder with absolute positions can only start all of its rows together.
+            if groups and (fits or not self._loaded.joinable):
+                groups[-1].append(row)
+            else:
+                groups.append([row])
+                prompts, shortest = set(), size
+            prompts.add(row.prompt)
+        return groups
+
+    def _admit(self, rows: list[Row]) -> list[Finished]:
+        unique = {prompt: n for n, prompt in enumerate(dict.fromkeys(row.prompt for row in rows))}
+        source, cross, logits, starts = self._prefill(list(unique))
+        pick = torch.tensor([unique[row.prompt] for row in rows], device=self._loaded.device)
+        lengths = np.asarray([len(starts[unique[row.prompt]]) for row in rows], dtype=np.int64)
+        history = _right_aligned(starts, self._loaded.pad, self._loaded.device)[pick]
+        made = np.zeros(len(rows), dtype=np.int64)
+        tokens = self._make_plan(rows).tokens(logits[pick], history, lengths, made)
+        done, kept = self._settle(rows, tokens.tolist())
+        if kept:
+            take = torch.tensor(kept, device=self._loaded.device)
+            self._slots.join(source, pick[take])
+            if self._cross is not None:
+                self._cross.join(cross, pick[take])
+            self._cache = None
+            history = torch.cat([history, tokens[:, None]], dim=1)[take]
+            width = max(history.shape[1], self._history.shape[1])
+            self._history = torch.cat([_widen(self._history, width), _widen(history, width)])
+            self._lengths = np.concatenate([self._lengths, lengths[kept] + 1])
+            self._made = np.concatenate([self._made, made[kept] + 1])
+            encoded = np.asarray([len(rows[n].prompt) for n in kept], dtype=np.int64)
+            self._sources = np.concatenate([self._sources, encoded])
+            self.rows += [rows[n] for n in kept]
+            self._plan = None
+            self._trim()
+        return done
+
+    def _prefill(self, prompts: list[tuple[int, ...]]) -> tuple[Any, Any, Tensor, list[tuple[int, ...]]]:
+        """Caches (self, cross), last logits [n, V] and the ids a row's history starts with."""
+        loaded, device = self._loaded, self._loaded.device
+        if loaded.seq2seq:
+            width = max(map(len, prompts))
+            ids = torch.tensor([[*p, *[loaded.pad] * (width - len(p))] for p in prompts], device=device)
+            mask = (
+                torch.arange(width, device=device) < torch.tensor([[len(p)] for p in prompts], device=device)
+            ).long()
+            encoded = loaded.model.get_encoder()(input_ids=ids, attention_mask=mask).last_hidden_state
+            cache = EncoderDecoderCache(DynamicCache(), DynamicCache())
+            out = loaded.model(
+                encoder_outputs=BaseModelOutput(last_hidden_state=encoded),
+                attention_mask=mask,
+                decoder_input_ids=torch.full((len(prompts), 1), loaded.decoder_start, device=device),
+                past_key_values=cache,
+                use_cache=True,
+            )
+            starts: list[tuple[int, ...]] = [(loaded.decoder_start,)] * len(prompts)
+            return cache.self_attention_cache, cache.cross_attention_cache, out.logits[:, -1].float(), starts
+        ids = _right_aligned(prompts, loaded.pad, device)
+        lengths = torch.tensor([[len(p)] for p in prompts], device=device)
+        mask = (torch.arange(ids.shape[1], device=device) >= ids.shape[1] - lengths).long()
+        arguments: dict[str, Any] = {"input_ids": ids, "attention_mask": mask, "use_cache": True}
+        if loaded.positions:
+            arguments["position_ids"] = (mask.cumsum(-1) - 1).clamp_(min=0)
+        if loaded.logits_to_keep:
+            arguments["logits_to_keep"] = 1
+        arguments["past_key_values"] = DynamicCache() if loaded.batchable else DynamicCache(config=loaded.model.config)
+        out = loaded.model(**arguments)
+        return out.past_key_values, None, out.logits[:, -1].float(), prompts
+
+    def _forward(self) -> Tensor:
+        """Feed the newest token of every row; the logits after it, [B, V] float32."""
+        loaded, device = self._loaded, self._loaded.device
+        self._slots.reserve()
+        if self._cache is None:
+            self._cache = self._slots.cache
+            if self._cross is not None:
+                self._cache = EncoderDecoderCache(self._slots.cache, self._cross.cache)
+        newest = self._history[:, -1:]
+        width = self._history.shape[1]
+        lengths = torch.from_numpy(self._lengths).to(device)[:, None]
+        mask = (torch.arange(width, device=device) >= width - lengths).long()
+        if self._cross is not None:
+            size = self._cross.frame.width
+            sources = torch.from_numpy(self._sources).to(device)[:, None]
+            hidden = torch.zeros((1, 1, 1), dtype=loaded.dtype, device=device)
+            out = loaded.model(
+                encoder_outputs=BaseModelOutput(last_hidden_state=hidden.expand(len(self.rows), size, 1)),
+                attention_mask=(torch.arange(size, device=device) < sources).long(),
+                decoder_input_ids=newest,
+                decoder_attention_mask=mask,
+                past_key_values=self._cache,
+                use_cache=True,
+            )
+        else:
+            arguments: dict[str, Any] = {"position_ids": lengths - 1} if loaded.positions else {}
+            out = loaded.model(
+                input_ids=newest, attention_mask=mask, past_key_values=self._cache, use_cache=True, **arguments
+            )
+        self._slots.advance()
+        logits: Tensor = out.logits[:, -1].float()
+        return logits
+
+    def _settle(self, rows: Sequence[Row], chosen: Sequence[int]) -> tuple[list[Finished], list[int]]:
+        """Note the new tokens; who has finished, and the numbers of those who have not."""
+        done: list[Finished] = []
+        kept: list[int] = []
+        eos, loaded = self._loaded.rules.eos, self._loaded
+        for n, (row, token) in enumerate(zip(rows, chosen, strict=True)):
+            ids = row.ids
+            if token < 0:
+                why = "the model's numbers overflowed (not a number); another dtype may help"
+                done.append(Finished(row, loaded.decode(ids), "error", len(ids), why))
+                continue
+            ids.append(token)
+            if token in eos:
+                done.append(Finished(row, loaded.decode(ids[:-1]), "stop", len(ids)))
+            elif row.stops is not None and (text := row.stops.cut(ids)) is not None:
+                done.append(Finished(row, text, "stop", len(ids)))
+            elif len(ids) >= row.limit:
+                done.append(Finished(row, loaded.decode(ids), "length", len(ids)))
+            else:
+                kept.append(n)
+        return done, kept
+
+    def _keep(self, kept: list[int]) -> None:
+        """Only these rows stay; holes are filled with the last rows, so that few rows are copied."""
+        order = list(range(len(kept)))
+        staying = set(kept)
+        spare = [n for n in kept if n >= len(kept)]
+        for place in range(len(kept)):
+            if place not in staying:
+                order[place] = spare.pop()
+        self.rows = [self.rows[n] for n in order]
+        self._lengths, self._made = self._lengths[order], self._made[order]
+        self._sources = self._sources[order]
+        self._history = self._history[torch.tensor(order, dtype=torch.long, device=self._loaded.device)]
+        self._plan = None
+        self._slots.keep(order)
+        if self._cross is not None:
+            self._cross.keep(order)
+        self._trim()
+
+    def _trim(self) -> None:
+        """Drop the leading columns that no row uses any more."""
+        width = int(self._lengths.max(initial=0))
+        self._history = self._history[:, self._history.shape[1] - width :]
+        self._slots.narrow(max(0, width - 1))  # the newest token has not been fed yet
+        if self._cross is not None:
+            self._cross.narrow(int(self._sources.max(initial=0)))
+
+    def _make_plan(self, rows: Sequence[Row]) -> Plan:
+        loaded = self._loaded
+        return Plan(
+            [row.decoding for row in rows], [row.seed for row in rows], loaded.rules, loaded.vocabulary, loaded.device
+        )
+
+
+def _right_aligned(prompts: Sequence[Sequence[int]], pad: int, device: torch.device) -> Tensor:
+    width = max(map(len, prompts))
+    return torch.tensor([[pad] * (width - len(p)) + list(p) for p in prompts], device=device)
+
+
+def _widen(history: Tensor, width: int) -> Tensor:
+    if history.shape[1] == width:
+        return history
+    return torch.nn.functional.pad(history, (width - history.shape[1], 0))

@@ -1,0 +1,256 @@
+"""Owns the embedded engine: a model of `transformers` in this process, all requests batched whatever their parameters.
+
+The adapter checks options and parameters and turns requests into rows; loading, batching, sampling and the thread are
+the `_hf_*` files beside it, which import PyTorch and are themselves imported only when a model is opened.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import difflib
+import functools
+import time
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from genopt.errors import BackendError, MissingExtra, SpecError
+from genopt.types import BackendInfo, Domain, Generation, Message, ParamValue, Range, Request
+
+if TYPE_CHECKING:
+    from genopt.backends._hf_batch import Finished, Row
+    from genopt.backends._hf_loading import LoadedModel
+    from genopt.backends._hf_worker import Worker
+
+PARAMS: Mapping[str, Domain] = {
+    "temperature": Domain(
+        "float",
+        "Divides the logits before truncation; 0 is greedy.",
+        low=0.0,
+        high=5.0,
+        neutral=(1.0,),
+        search=Range(0.0, 1.2),
+    ),
+    "top_k": Domain("int", "Keep the k likeliest tokens; 0 is off.", low=0, neutral=(0,)),
+    "top_p": Domain(
+        "float",
+        "Keep the likeliest tokens that together hold this probability.",
+        low=0.0,
+        high=1.0,
+        low_open=True,
+        neutral=(1.0,),
+        search=Range(0.5, 1.0),
+    ),
+    "min_p": Domain(
+        "float",
+        "Keep tokens at least this share as likely as the likeliest one.",
+        low=0.0,
+        high=1.0,
+        neutral=(0.0,),
+        search=Range(0.0, 0.2),
+    ),
+    "typical_p": Domain(
+        "float",
+        "Keep the tokens nearest the expected surprise that together hold this probability.",
+        low=0.0,
+        high=1.0,
+        low_open=True,
+        neutral=(1.0,),
+    ),
+    "repetition_penalty": Domain(
+        "float",
+        "Makes tokens of the prompt and the text less likely above 1, likelier below (encoder prompts do not count).",
+        low=0.0,
+        low_open=True,
+        neutral=(1.0,),
+        search=Range(1.0, 1.2),
+    ),
+    "no_repeat_ngram_size": Domain(
+        "int", "No n-gram of this size occurs twice in prompt and text; 0 is off.", low=0, neutral=(0,)
+    ),
+    "presence_penalty": Domain(
+        "float", "Subtracted from the logit of every token already generated.", low=-2.0, high=2.0, neutral=(0.0,)
+    ),
+    "frequency_penalty": Domain(
+        "float", "Subtracted once for each time the token was generated.", low=-2.0, high=2.0, neutral=(0.0,)
+    ),
+    "num_beams": Domain("int", "Beams of the beam search; 1 is none. Beams run alone: slow.", 1, 16, neutral=(1,)),
+    "length_penalty": Domain(
+        "float", "With beams: above 0 favours long texts, below 0 short ones.", low=-10.0, high=10.0, neutral=(1.0,)
+    ),
+    "max_tokens": Domain("int", "The text ends after this many tokens.", low=1),
+    "min_tokens": Domain("int", "No end token and no stop string before this many tokens.", low=0, neutral=(0,)),
+    "stop": Domain("strings", "The text ends before the first of these.", neutral=((),)),
+}
+
+_OPTIONS: Mapping[str, Any] = {
+    "device": "auto",
+    "dtype": "auto",
+    "batch_size": None,
+    "revision": None,
+    "trust_remote_code": False,
+    "chat_template_kwargs": {},
+    "raw": False,
+    "threads": None,
+}
+_DTYPES = ("auto", "float32", "bfloat16", "float16", "float64")
+
+
+class TransformersBackend:
+    """A model folder or hub id, run in this process; each text depends on its own request and nothing else.
+
+    Options: device ("auto", "cuda", "cuda:1", "mps", "cpu"); dtype ("auto": float32 on a CPU, else the model's own);
+    batch_size (texts decoded at once, 64 on a CPU and 128 on a GPU); revision and trust_remote_code of the hub;
+    chat_template_kwargs; raw (no chat template: the messages' texts are concatenated); threads (of PyTorch, CPU).
+    Raises SpecError for an option that does not exist or has the wrong type.
+    """
+
+    params = PARAMS
+
+    def __init__(self, *, model: str, options: Mapping[str, Any] | None = None) -> None:
+        self._model = model
+        self._options = _checked(options or {})
+        self._worker: Worker | None = None
+        self._loaded: LoadedModel | None = None
+        self._info: BackendInfo | None = None
+        self._encode: Callable[[tuple[Message, ...]], tuple[int, ...]] | None = None
+        self._opening = asyncio.Lock()
+
+    async def open(self) -> BackendInfo:
+        """Load the model in a thread. Raises MissingExtra without PyTorch, SpecError when the model cannot be read."""
+        async with self._opening:
+            if self._info is None:
+                self._info = await asyncio.to_thread(self._load)
+            return self._info
+
+    async def generate(self, request: Request) -> Generation:
+        """One text. A prompt longer than the model's context is finish "error"; cancelling leaves the batch."""
+        from genopt.backends._hf_worker import Job
+
+        if self._worker is None:
+            raise BackendError("the engine is not open", hint="await backend.open() first")
+        if request.schema is not None:
+            raise BackendError("this engine does not constrain a text to a schema")
+        params = self._coerced(request.params)
+        started = time.perf_counter()
+        prompt_tokens = 0
+
+        def prepare() -> Row | Finished:
+            nonlocal prompt_tokens
+            row, prompt_tokens = self._row(request, params)
+            return row
+
+        job = Job(prepare)
+        self._worker.submit(job)
+        done = await asyncio.wrap_future(job.future)
+        seconds = time.perf_counter() - started
+        return Generation(done.text, done.finish, prompt_tokens, done.tokens, seconds, why=done.why)
+
+    async def aclose(self) -> None:
+        """End the thread and free the model; what is unfinished gets a BackendError. Safe to call twice."""
+        worker, self._worker, self._loaded, self._info = self._worker, None, None, None
+        self._encode = None
+        if worker is not None:
+            await asyncio.to_thread(worker.close)
+            del worker
+            await asyncio.to_thread(_free)
+
+    def _load(self) -> BackendInfo:
+        try:
+            import torch  # noqa: F401
+            import transformers  # noqa: F401
+        except ModuleNotFoundError as error:
+            raise MissingExtra("PyTorch and transformers", "transformers") from error
+        from genopt.backends._hf_loading import load
+        from genopt.backends._hf_worker import Worker
+
+        loaded = load(self._model, self._options)
+        size = self._options["batch_size"] or (64 if loaded.device.type == "cpu" else 128)
+        self._encode = functools.lru_cache(maxsize=4096)(loaded.encode)
+        self._loaded, self._worker = loaded, Worker(loaded, size)
+        return BackendInfo(
+            identity=loaded.identity,
+            params=PARAMS,
+            defaults={name: PARAMS[name].coerce(value) for name, value in loaded.defaults.items()},
+            concurrency=size if loaded.batchable else 1,
+            context=loaded.context,
+            vocabulary=loaded.vocabulary,
+            notes=loaded.notes,
+        )
+
+    @staticmethod
+    def _coerced(params: Mapping[str, ParamValue]) -> dict[str, ParamValue]:
+        """The request's parameters in their own types. Raises BackendError for a name or value that is not legal."""
+        if "max_tokens" not in params:
+            raise BackendError("the request does not say max_tokens")
+        legal: dict[str, ParamValue] = {}
+        for name, value in params.items():
+            if name not in PARAMS:
+                raise BackendError(f"this engine has no generation parameter {name!r}.{_did_you_mean(name, PARAMS)}")
+            try:
+                legal[name] = PARAMS[name].coerce(value)
+            except ValueError as error:
+                raise BackendError(f"{name}: {error}") from None
+        return legal
+
+    def _row(self, request: Request, params: Mapping[str, ParamValue]) -> tuple[Row | Finished, int]:
+        """The request as a row of the batch, or its result when the prompt does not fit; and the prompt's tokens."""
+        from genopt.backends._hf_batch import Finished, Row
+        from genopt.backends._hf_sampling import Decoding
+
+        loaded = self._loaded
+        if loaded is None or self._encode is None:
+            raise BackendError("the engine was closed")
+        prompt, decoding = self._encode(tuple(request.messages)), Decoding.of(params)
+        size, limit = len(prompt), decoding.max_tokens
+        row = Row(prompt, decoding, request.seed, limit)
+        if loaded.context is not None:
+            room = loaded.context - (1 if loaded.seq2seq else size)
+            if (size > loaded.context) if loaded.seq2seq else (room < 1):
+                why = f"prompt has {size} tokens, the model's context is {loaded.context}"
+                return Finished(row, "", "error", 0, why), size
+            row.limit = min(limit, room)
+        return row, size
+
+
+def _checked(options: Mapping[str, Any]) -> dict[str, Any]:
+    """All options with their defaults. Raises SpecError with every mistake."""
+    problems = [
+        f"backend.options.{name}: there is no such option.{_did_you_mean(name, _OPTIONS)}"
+        for name in options
+        if name not in _OPTIONS
+    ]
+    full = dict(_OPTIONS) | dict(options)
+    checks = {
+        "device": (isinstance(full["device"], str), "a text such as cpu or cuda:0"),
+        "dtype": (full["dtype"] in _DTYPES, "one of " + ", ".join(_DTYPES)),
+        "batch_size": (full["batch_size"] is None or _positive(full["batch_size"]), "a whole number >= 1"),
+        "revision": (full["revision"] is None or isinstance(full["revision"], str), "a text"),
+        "trust_remote_code": (isinstance(full["trust_remote_code"], bool), "true or false"),
+        "chat_template_kwargs": (isinstance(full["chat_template_kwargs"], Mapping), "a table"),
+        "raw": (isinstance(full["raw"], bool), "true or false"),
+        "threads": (full["threads"] is None or _positive(full["threads"]), "a whole number >= 1"),
+    }
+    problems += [f"backend.options.{n}: {full[n]!r} is not {what}" for n, (legal, what) in checks.items() if not legal]
+    if problems:
+        raise SpecError(problems)
+    return full
+
+
+def _positive(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
+
+
+def _did_you_mean(name: str, known: Mapping[str, Any]) -> str:
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
+    return f" Did you mean {close[0]!r}?" if close else f" Known: {', '.join(known)}"
+
+
+def _free() -> None:
+    """Give the memory of a model that is no longer referred to back."""
+    import gc
+
+    import torch
+
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
