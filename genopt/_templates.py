@@ -27,7 +27,8 @@ class Templates:
     def __init__(self, variables: Iterable[str] = ()) -> None:
         """`variables` are names that mean a value even where Jinja has a function of that name (`range`, `dict`)."""
         self._environment = _environment()
-        self._functions = self._environment.globals.keys() - frozenset(variables)
+        for name in variables:
+            self._environment.globals.pop(name, None)
         self._parsed: dict[str, Parsed] = {}
 
     def parse(self, source: str) -> Parsed:
@@ -48,7 +49,7 @@ class Templates:
     def _read(self, source: str) -> Parsed:
         try:
             tree = self._environment.parse(source)
-            names = frozenset(meta.find_undeclared_variables(tree)) - self._functions
+            names = frozenset(meta.find_undeclared_variables(tree))
             others = list(meta.find_referenced_templates(tree))
             guarded = frozenset(_guarded(tree))
             self._environment.compile(tree)
