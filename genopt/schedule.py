@@ -31,25 +31,29 @@ async def run_trial(
     running: set[asyncio.Task[None]] = set()
 
     async def one(index: int) -> None:
+        nonlocal free
         try:
             results[index] = await observe(index)
             finished[index] = 1
         except Exception as error:
             failure.append(error)
+        free += 1  # here, and not when the task is seen to be done: the loop below wakes before that
         progress.set()
 
     def prefix_of(done: int) -> list[R]:
         return [result for result in results[:done] if result is not None]
 
     started = done = 0
+    free = window
     looks = list(rungs)
     try:
         while done < count:
-            while started < count and len(running) < window:
+            while started < count and free > 0:
                 task = asyncio.create_task(one(started))
                 running.add(task)
                 task.add_done_callback(running.discard)
                 started += 1
+                free -= 1
             await progress.wait()
             progress.clear()
             if failure:

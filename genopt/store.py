@@ -69,6 +69,14 @@ workers = sa.Table(
     sa.Column("heartbeat", sa.Float, nullable=False),
     sa.Column("closed", sa.Boolean, nullable=False),
 )
+examples = sa.Table(
+    "genopt_examples",
+    metadata,
+    sa.Column("study_id", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("example_id", sa.String(255), primary_key=True),
+    sa.Column("digest", sa.String(64), nullable=False),
+    sa.Column("split", sa.String(16), nullable=False),
+)
 meta = sa.Table(
     "genopt_meta",
     metadata,
@@ -79,13 +87,13 @@ meta = sa.Table(
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A stored generation and the scores it has, by scorer key."""
+    """A stored generation and the scores it has, by scorer key (scores are added as they are made)."""
 
     id: int
     example_id: str
     sample: int
     generation: Generation
-    scores: Mapping[str, Score]
+    scores: dict[str, Score]
 
 
 @dataclass(frozen=True, slots=True)
@@ -231,6 +239,20 @@ class Store:
         tokens = sum(int(tokens or 0) for _, tokens in counted.values())
         return Spent(counted.get("tune", (0, 0))[0], counted.get("confirm", (0, 0))[0], tokens)
 
+    def remember_examples(self, study_id: int, digests: Mapping[str, tuple[str, str]]) -> None:
+        """Keep the digest and the split of every example, so that a fork knows which rows still hold."""
+        rows = [
+            {"study_id": study_id, "example_id": name, "digest": digest, "split": split}
+            for name, (digest, split) in digests.items()
+        ]
+        self.write({"genopt_examples": rows})
+
+    def example_digests(self, study_id: int) -> dict[str, str]:
+        """Example id -> digest, as the study had them when it was begun."""
+        with self._engine.connect() as connection:
+            found = connection.execute(sa.select(examples).where(examples.c.study_id == study_id)).all()
+        return {row.example_id: row.digest for row in found}
+
     def copy(self, source: int, target: int, example_ids: Iterable[str]) -> int:
         """Copy the generations and scores of these examples into another study; how many were copied."""
         kept, copied = set(example_ids), 0
@@ -253,6 +275,12 @@ class Store:
             self._insert(connection, scores, again)
         return copied
 
+    def copy_examples(self, source: int, target: int) -> None:
+        """Give another study the same examples."""
+        with self._engine.begin() as connection:
+            found = connection.execute(sa.select(examples).where(examples.c.study_id == source)).mappings()
+            self._insert(connection, examples, [{**row, "study_id": target} for row in found])
+
     def delete(self, study_id: int, trial_ids: Sequence[int]) -> None:
         """Remove everything of a study."""
         ids = sa.select(generations.c.id).where(generations.c.study_id == study_id)
@@ -260,6 +288,7 @@ class Store:
             connection.execute(sa.delete(scores).where(scores.c.generation_id.in_(ids)))
             connection.execute(sa.delete(trial_rows).where(trial_rows.c.trial_id.in_(list(trial_ids))))
             connection.execute(sa.delete(generations).where(generations.c.study_id == study_id))
+            connection.execute(sa.delete(examples).where(examples.c.study_id == study_id))
             connection.execute(sa.delete(workers).where(workers.c.study_id == study_id))
 
     def join(self, worker: Worker, study_id: int) -> None:

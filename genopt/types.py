@@ -55,7 +55,7 @@ class Generation:
     """What the model wrote, without the stop string.
 
     `finish`: "stop" (end token or stop string), "length" (max_tokens), "degenerate" (endless repetition), "error" (the
-    configuration or the prompt is to blame, e.g. the prompt is too long: `why` says so; the text is then scored lowest).
+    configuration or the prompt is to blame, e.g. the prompt is too long: `why` says so and the text is scored lowest).
     `seconds` is wall-clock time and means little while requests share an engine.
     """
 

@@ -29,7 +29,7 @@ class Writer:
         self._rows: dict[str, list[Mapping[str, Any]]] = {}
         self._waiting: list[Future[None]] = []
         self._wake = threading.Condition()
-        self._closing = False
+        self._closing = self._busy = False
         self._error: BaseException | None = None
         self._thread = threading.Thread(target=self._run, name="genopt-writer", daemon=True)
         self._thread.start()
@@ -48,7 +48,7 @@ class Writer:
         future: Future[None] = Future()
         with self._wake:
             self._check()
-            if not self._rows and not self._waiting:
+            if not self._rows and not self._waiting and not self._busy:
                 future.set_result(None)
             else:
                 self._waiting.append(future)
@@ -82,8 +82,11 @@ class Writer:
                     rows, self._rows = self._rows, {}
                     waiting, self._waiting = self._waiting, []
                     closing = self._closing
+                    self._busy = bool(rows)
                 if rows:
                     self._commit(store, rows)
+                with self._wake:
+                    self._busy = False
                 for future in waiting:
                     future.set_result(None)
                 if closing and not self._rows:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
+import importlib
+from collections.abc import Mapping
 from pathlib import Path
 
 from genopt.errors import SpecError
 from genopt.plugins import load_object
 from genopt.spec import BackendSpec
 from genopt.spec.read import hint
-from genopt.types import Backend
+from genopt.types import Backend, BackendInfo, Domain, Params
 
 KINDS = {"transformers": "genopt.backends.transformers:TransformersBackend"}
 
@@ -30,3 +33,23 @@ def make_backend(spec: BackendSpec, folder: Path) -> Backend:
     if not isinstance(backend, Backend):
         raise SpecError(f"backend.kind: {name} is no backend: it needs open, generate and aclose")
     return backend
+
+
+def declared(kind: str, model: str | None, folder: Path) -> tuple[Mapping[str, Domain], Params]:
+    """The parameters an engine honours, and with a model its defaults too. Raises SpecError or BackendError."""
+    if model is None:
+        if kind not in KINDS:
+            raise SpecError(f"there is no engine {kind!r}.{hint(kind, KINDS)} For your own, give --model too")
+        module = importlib.import_module(KINDS[kind].partition(":")[0])
+        domains: Mapping[str, Domain] = module.PARAMETERS
+        return domains, {}
+    backend = make_backend(BackendSpec(kind=kind, model=model), folder)
+
+    async def ask() -> BackendInfo:
+        try:
+            return await backend.open()
+        finally:
+            await backend.aclose()
+
+    info = asyncio.run(ask())
+    return info.params, info.defaults

@@ -1,7 +1,16 @@
 """The only folder that imports Optuna: a study that is asked for configurations and told what they were worth."""
 
 from genopt.study.samplers import SamplerChoice, choose_sampler
-from genopt.study.study import Asked, Study, StudySummary, TrialRecord, list_studies, open_study, remove_study
+from genopt.study.study import (
+    Asked,
+    Study,
+    StudySummary,
+    TrialRecord,
+    copy_trials,
+    list_studies,
+    open_study,
+    remove_study,
+)
 
 __all__ = [
     "Asked",
@@ -10,6 +19,7 @@ __all__ = [
     "StudySummary",
     "TrialRecord",
     "choose_sampler",
+    "copy_trials",
     "list_studies",
     "open_study",
     "remove_study",

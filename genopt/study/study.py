@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import optuna
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
@@ -97,18 +98,43 @@ class Study:
     def use_grid(self, points: int) -> None:
         """Propose the points of a full grid, in the space's order, instead of asking the sampler."""
         self._grid = self._space.grid(points)
-        for _ in range(self._next_proposal(self.trials())):
+        for _ in range(self._next_proposal()):
             next(self._grid, None)
 
     def enqueue(
         self, answers: Mapping[str, ParamValue], *, proposal: int | None = None, retry_of: int | None = None
     ) -> None:
         """Have these answers asked next; open dimensions that are not answered are left to the sampler."""
-        attrs: dict[str, Any] = {PROPOSAL: self._next_proposal(self.trials()) if proposal is None else proposal}
+        attrs: dict[str, Any] = {PROPOSAL: self._next_proposal() if proposal is None else proposal}
         attrs["worker"] = self._worker
         if retry_of is not None:
             attrs["retry_of"] = retry_of
         self._study.enqueue_trial(dict(answers), user_attrs=attrs)
+
+    def enter(
+        self,
+        answers: Mapping[str, ParamValue],
+        values: Sequence[float],
+        *,
+        config: Mapping[str, Any],
+        outcome: Mapping[str, Any],
+        violations: Mapping[str, float],
+    ) -> tuple[int, int]:
+        """Add a trial that was measured already, in one transaction; its (number, trial id)."""
+        dimensions = self._space.open_dimensions()
+        trial = optuna.trial.create_trial(
+            params=dict(answers),
+            distributions={path: _distribution(dimensions[path]) for path in answers},
+            values=list(values),
+            user_attrs={
+                PROPOSAL: self._next_proposal(),
+                "config": json.loads(json.dumps({**config, "worker": self._worker})),
+                "outcome": dict(outcome),
+            },
+            constraints={name: min(violation, 1e9) for name, violation in violations.items()} or None,
+        )
+        trial_id = self._study._storage.create_new_trial(self._study._study_id, template_trial=trial)
+        return self._study._storage.get_trial(trial_id).number, trial_id
 
     def ask(self, key_of: Callable[[Mapping[str, ParamValue]], str]) -> Asked | None:
         """The next configuration, or None when a grid is exhausted. `key_of` gives the key of flat parameters.
@@ -129,7 +155,7 @@ class Study:
             warnings.simplefilter("ignore")
             trial = self._study.ask()
             try:
-                params = self._space.sample(lambda path, dimension: _suggest(trial, path, dimension))
+                params = self._space.sample(lambda path, dimension: trial._suggest(path, _distribution(dimension)))
             except Exception:
                 self._study.tell(trial.number, state=TrialState.FAIL)
                 raise
@@ -178,8 +204,8 @@ class Study:
     def _frozen(self) -> list[FrozenTrial]:
         return self._study.get_trials(deepcopy=False)
 
-    def _next_proposal(self, trials: Sequence[TrialRecord]) -> int:
-        return max((trial.proposal for trial in trials), default=-1) + 1
+    def _next_proposal(self) -> int:
+        return max((int(t.user_attrs.get(PROPOSAL, t.number)) for t in self._frozen()), default=-1) + 1
 
     def close(self) -> None:
         """Give the database connection of this thread back."""
@@ -236,6 +262,16 @@ def list_studies(url: str) -> list[StudySummary]:
     return found
 
 
+def copy_trials(url: str, source: str, target: str) -> int:
+    """Copy a study's trials and attributes to a new name; the id of the copy. Raises StudyError."""
+    storage, _ = open_storage(url, create=False)
+    try:
+        optuna.copy_study(from_study_name=source, from_storage=storage, to_storage=storage, to_study_name=target)
+    except optuna.exceptions.DuplicatedStudyError:
+        raise StudyError(f"storage: {masked(url)} has a study {target!r} already", hint="choose another name") from None
+    return int(storage.get_study_id_from_name(target))
+
+
 def remove_study(url: str, name: str) -> None:
     """Delete a study from Optuna's tables. Raises StudyError when there is none."""
     storage, _ = open_storage(url, create=False)
@@ -245,14 +281,14 @@ def remove_study(url: str, name: str) -> None:
         raise StudyError(f"storage: {masked(url)} has no study {name!r}") from None
 
 
-def _suggest(trial: optuna.Trial, path: str, dimension: Number | Choice) -> Any:
+def _distribution(dimension: Number | Choice) -> BaseDistribution:
     if isinstance(dimension, Choice):
-        labels: Any = list(dimension.labels)
-        return trial.suggest_categorical(path, labels)
+        labels: Any = dimension.labels
+        return CategoricalDistribution(labels)
     if dimension.integer:
         step = int(dimension.step or 1)
-        return trial.suggest_int(path, int(dimension.low), int(dimension.high), step=step, log=dimension.log)
-    return trial.suggest_float(path, dimension.low, dimension.high, step=dimension.step, log=dimension.log)
+        return IntDistribution(int(dimension.low), int(dimension.high), log=dimension.log, step=step)
+    return FloatDistribution(dimension.low, dimension.high, log=dimension.log, step=dimension.step)
 
 
 def _record(trial: FrozenTrial) -> TrialRecord:

@@ -1,0 +1,131 @@
+"""Owns reading a study that exists: its trials, its verdict, what it is about. Opens no engine and no data."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from genopt.errors import SpecError, StudyError
+from genopt.space import SearchSpace
+from genopt.spec.read import read_study
+from genopt.store import Spent, Store, Worker, masked
+from genopt.study import TrialRecord, copy_trials, open_study, remove_study
+
+
+@dataclass(frozen=True)
+class Archive:
+    """A study as it is stored."""
+
+    url: str
+    name: str
+    description: Mapping[str, Any]
+    sampler: Sequence[str]
+    baseline: Mapping[str, Any]
+    verdict: Mapping[str, Any] | None
+    trials: Sequence[TrialRecord]
+    spent: Spent
+    workers: Sequence[Worker]
+
+    def rows(self) -> list[dict[str, Any]]:
+        """One plain record per trial (and one for a baseline outside the space, number null), as `trials --jsonl`."""
+        found = [
+            {
+                "number": trial.number,
+                "state": trial.state,
+                "stopped_early": bool(trial.outcome.get("stopped_early")),
+                "params": trial.config.get("params", {}),
+                "config_key": trial.config.get("key"),
+                "n": trial.outcome.get("n", 0),
+                "mean": trial.outcome.get("mean"),
+                "se": trial.outcome.get("se"),
+                "value": trial.values[0] if trial.values else None,
+                "duplicate_of": trial.outcome.get("duplicate_of"),
+                "baseline": bool(trial.outcome.get("baseline")),
+                "why": trial.outcome.get("why", ""),
+            }
+            for trial in self.trials
+        ]
+        if self.baseline and self.baseline.get("number") is None:
+            outside = dict.fromkeys(("number", "mean", "se", "value", "duplicate_of"), None)
+            found.insert(
+                0,
+                {
+                    **outside,
+                    "state": "complete",
+                    "stopped_early": False,
+                    "params": self.baseline.get("params", {}),
+                    "config_key": self.baseline.get("key"),
+                    "n": self.baseline.get("n", 0),
+                    "mean": self.baseline.get("mean"),
+                    "se": self.baseline.get("se"),
+                    "baseline": True,
+                    "why": "",
+                },
+            )
+        return found
+
+
+def locate(where: str) -> tuple[str, str]:
+    """The storage URL and the name behind STUDY: a study file, or storage-URL#name. Raises SpecError."""
+    if "://" in where:
+        url, hash_sign, name = where.partition("#")
+        if not hash_sign or not name:
+            raise SpecError(f"{masked(where)}: names a storage but no study. Write storage-URL#name")
+        return url, name
+    spec = read_study(Path(where))
+    return spec.url, spec.name
+
+
+def load(where: str) -> Archive:
+    """The study behind STUDY (a study file, or storage-URL#name). Raises SpecError or StudyError."""
+    url, name = locate(where)
+    study = open_study(url, name, SearchSpace({}), create=False)
+    description = study.attribute("study")
+    if description is None:
+        raise StudyError(f"storage: the study {name!r} in {masked(url)} was not made by genopt")
+    store = Store(url)
+    try:
+        return Archive(
+            url=url,
+            name=name,
+            description=description,
+            sampler=study.attribute("sampler") or [],
+            baseline=study.attribute("baseline") or {},
+            verdict=study.attribute("verdict"),
+            trials=study.trials(),
+            spent=store.spent(study.id),
+            workers=store.workers(study.id),
+        )
+    finally:
+        store.close()
+        study.close()
+
+
+def clone(where: str, name: str) -> tuple[int, int]:
+    """Copy a study under a new name in its storage; how many trials and generations were copied. Raises StudyError."""
+    archive = load(where)
+    source = open_study(archive.url, archive.name, SearchSpace({}), create=False)
+    target_id = copy_trials(archive.url, archive.name, name)
+    store = Store(archive.url)
+    try:
+        digests = store.example_digests(source.id)
+        copied = store.copy(source.id, target_id, digests)
+        store.copy_examples(source.id, target_id)
+    finally:
+        store.close()
+        source.close()
+    return len(archive.trials), copied
+
+
+def delete(archive: Archive) -> None:
+    """Delete a study with everything it generated. Raises StudyError."""
+    study = open_study(archive.url, archive.name, SearchSpace({}), create=False)
+    store = Store(archive.url)
+    try:
+        store.delete(study.id, [trial.trial_id for trial in archive.trials])
+    finally:
+        store.close()
+        study.close()
+    remove_study(archive.url, archive.name)

@@ -1,0 +1,118 @@
+"""Owns the command line: its names, its exit codes and how an error looks. The work is done elsewhere, and loaded only
+when it is asked for, so that --help is quick."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from typing import Any
+
+import click
+
+from genopt.errors import GenoptError
+
+COMMANDS = {
+    "init": "genopt.cli.start:init",
+    "check": "genopt.cli.work:check",
+    "optimize": "genopt.cli.work:optimize",
+    "evaluate": "genopt.cli.work:evaluate",
+    "best": "genopt.cli.show:best",
+    "trials": "genopt.cli.show:trials",
+    "report": "genopt.cli.show:report",
+    "studies": "genopt.cli.studies:studies",
+    "dashboard": "genopt.cli.show:dashboard",
+    "params": "genopt.cli.start:params",
+    "schema": "genopt.cli.start:schema",
+}
+SHORT = {
+    "init": "Write a commented study.toml from a few questions or flags.",
+    "check": "Read everything, answer two rows, and show the bill. Spends two answers.",
+    "optimize": "Run a study to its verdict, or go on with one that was stopped.",
+    "evaluate": "Measure one configuration on the study's data or on other data.",
+    "best": "Print the settings a study arrived at.",
+    "trials": "List the trials of a study.",
+    "report": "Say in words what a study found.",
+    "studies": "List, inspect, clone and delete studies.",
+    "dashboard": "Browse a study in optuna-dashboard.",
+    "params": "List the parameters an engine honours.",
+    "schema": "Print the JSON Schema of the study file, for editors.",
+}
+STOPPED, INTERRUPTED = 75, 130
+
+
+class _Lazy(click.Group):
+    """A group that knows the names of its commands and loads one only to run it."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        if name not in COMMANDS:
+            return None
+        module, _, attribute = COMMANDS[name].partition(":")
+        command: click.Command = getattr(importlib.import_module(module), attribute)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, SHORT[name]) for name in COMMANDS])
+
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
+        try:
+            return super().resolve_command(ctx, args)
+        except click.UsageError as error:
+            import difflib
+
+            close = difflib.get_close_matches(args[0], COMMANDS, n=1)
+            raise click.UsageError(f"{error.message}{f' Did you mean {close[0]!r}?' if close else ''}", ctx) from None
+
+
+@click.group(
+    cls=_Lazy,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    epilog="STUDY is a study file (study.toml), or storage-URL#name such as sqlite:///support.db#support-answers. "
+    "Exit codes: 0 done, 1 failure, 2 bad input, 75 stopped and resumable, 130 Ctrl-C.",
+)
+@click.version_option(package_name="genopt", message="%(version)s")
+@click.option("--debug", is_flag=True, help="Show tracebacks.")
+def cli(debug: bool) -> None:
+    """Find the generation parameters that make a language model do your task best, and know whether the gain is real.
+
+    \b
+    Start:    genopt init                   writes study.toml
+              genopt check study.toml       reads everything, shows the bill
+              genopt optimize study.toml    searches, then judges on rows the search never saw
+    """
+
+
+def main() -> None:
+    """Run the command line; every error of genopt's own becomes one message and its exit code."""
+    debug = "--debug" in sys.argv
+    try:
+        code = cli.main(standalone_mode=False)
+    except click.exceptions.Abort:
+        sys.exit(INTERRUPTED)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(2)
+    except KeyboardInterrupt:
+        sys.exit(INTERRUPTED)
+    except BrokenPipeError:
+        sys.stderr.close()
+        sys.exit(1)
+    except GenoptError as error:
+        if debug:
+            raise
+        click.echo(f"error: {error}", err=True)
+        if error.hint:
+            click.echo(f"  {error.hint}", err=True)
+        sys.exit(error.exit_code)
+    except Exception as error:
+        if debug:
+            raise
+        click.echo(f"error: {type(error).__name__}: {error}", err=True)
+        click.echo(
+            "  this is a fault in genopt or in your own code; run again with --debug for the traceback", err=True
+        )
+        sys.exit(1)
+    sys.exit(code if isinstance(code, int) else 0)

@@ -1,0 +1,67 @@
+"""Owns the commands that read a study: best, trials, report, dashboard."""
+
+from __future__ import annotations
+
+import json
+
+import click
+
+STUDY = click.argument("study", metavar="STUDY")
+
+
+@click.command()
+@STUDY
+@click.option("--json", "as_json", is_flag=True, help="Print the verdict as JSON.")
+def best(study: str, as_json: bool) -> None:
+    """Print the settings a study arrived at.
+
+    The winner's when the holdout showed an improvement, the baseline's when it did not.
+    """
+    from genopt.archive import load
+    from genopt.report import best_text
+
+    archive = load(study)
+    if as_json:
+        from genopt.report import best_json
+
+        click.echo(json.dumps(best_json(archive), ensure_ascii=False, indent=2))
+    else:
+        click.echo(best_text(archive))
+
+
+@click.command()
+@STUDY
+@click.option("--jsonl", is_flag=True, help="One JSON object per line.")
+def trials(study: str, jsonl: bool) -> None:
+    """List the trials of a study."""
+    from genopt.archive import load
+    from genopt.report import trials_text
+
+    archive = load(study)
+    if jsonl:
+        for row in archive.rows():
+            click.echo(json.dumps(row, ensure_ascii=False))
+    else:
+        click.echo(trials_text(archive))
+
+
+@click.command()
+@STUDY
+def report(study: str) -> None:
+    """Say in words what a study found, how sure that is, and what it cost."""
+    from genopt.archive import load
+    from genopt.report import report_text
+
+    click.echo(report_text(load(study)))
+
+
+@click.command()
+@STUDY
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on. There is no password.")
+@click.option("--port", default=8080, show_default=True, help="Port; 0 takes a free one.")
+@click.option("--browser/--no-browser", default=True, help="Open it in the browser.")
+def dashboard(study: str, host: str, port: int, browser: bool) -> None:
+    """Browse a study in optuna-dashboard, while it runs or after. Ctrl-C ends it."""
+    from genopt.dashboard import serve
+
+    serve(study, host=host, port=port, browser=browser, say=lambda text: click.echo(text, err=True))

@@ -1,0 +1,82 @@
+"""Owns the commands one begins with: init, params, schema."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+
+@click.command()
+@click.option("--data", metavar="FILE", help="Your rows (JSONL, JSON, CSV, TSV, Parquet, or a hub id).")
+@click.option("--model", metavar="MODEL", help="Folder or hub id of the model.")
+@click.option("--scorer", metavar="KIND", help="exact_match, rouge_l, embedding, ... (see the README).")
+@click.option("--backend", default="transformers", show_default=True, help="The engine.")
+@click.option("--output", "-o", type=click.Path(path_type=Path), default=Path("study.toml"), show_default=True)
+@click.option("--force", is_flag=True, help="Overwrite an existing file.")
+def init(data: str | None, model: str | None, scorer: str | None, backend: str, output: Path, force: bool) -> None:
+    """Write a commented study.toml from a few questions, or from flags alone.
+
+    \b
+    genopt init
+    genopt init --data tickets.jsonl --model ./my-model --scorer rouge_l
+    """
+    from genopt.template import guess_fields, study_file
+
+    if output.exists() and not force:
+        raise click.UsageError(f"{output} exists. Name another file with -o, or overwrite it with --force")
+    data = data or click.prompt("Your data (JSONL, JSON, CSV, TSV, Parquet or a hub id)", err=True)
+    model = model or click.prompt("Your model (folder or hub id)", err=True)
+    fields, reference = guess_fields(str(data))
+    if scorer is None:
+        default = "rouge_l" if reference else "length"
+        scorer = click.prompt("How is an answer scored", default=default, err=True)
+    output.write_text(
+        study_file(output.stem, str(data), str(model), str(scorer), backend, fields, reference), encoding="utf-8"
+    )
+    click.echo(f"wrote {output}. Next: genopt check {output}", err=True)
+
+
+@click.command()
+@click.argument("backend")
+@click.option("--model", metavar="MODEL", help="Ask this model, not just the engine: its defaults are shown too.")
+@click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
+def params(backend: str, model: str | None, as_json: bool) -> None:
+    """List the generation parameters an engine honours, with their legal ranges.
+
+    \b
+    genopt params transformers
+    genopt params transformers --model ./my-model
+    """
+    from genopt.backends import declared
+    from genopt.report import params_text
+
+    domains, defaults = declared(backend, model, Path.cwd())
+    if as_json:
+        rows: dict[str, Any] = {
+            name: {
+                "kind": d.kind,
+                "legal": d.bounds(),
+                "off": list(d.neutral),
+                "doc": d.doc,
+                "default": defaults.get(name),
+            }
+            for name, d in domains.items()
+        }
+        click.echo(json.dumps(rows, ensure_ascii=False, indent=2))
+    else:
+        click.echo(params_text(domains, defaults))
+
+
+@click.command()
+def schema() -> None:
+    """Print the JSON Schema of the study file.
+
+    Editors complete and check study.toml with it: save it as study.schema.json and begin the file with
+    `#:schema study.schema.json` (Even Better TOML, taplo).
+    """
+    from genopt.spec import StudySpec
+
+    click.echo(json.dumps(StudySpec.model_json_schema(), ensure_ascii=False, indent=2))

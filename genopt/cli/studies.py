@@ -1,0 +1,75 @@
+"""Owns `genopt studies`: list, inspect, clone, delete."""
+
+from __future__ import annotations
+
+import json
+
+import click
+
+
+@click.group()
+def studies() -> None:
+    """List, inspect, clone and delete studies.
+
+    STORAGE is an SQLAlchemy URL (sqlite:///support.db); STUDY is a study file or STORAGE#name.
+    """
+
+
+@studies.command("list")
+@click.argument("storage", metavar="STORAGE|STUDY.toml")
+@click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
+def list_(storage: str, as_json: bool) -> None:
+    """List the studies in a storage."""
+    from genopt.archive import locate
+    from genopt.study import list_studies
+
+    url = storage if "://" in storage else locate(storage)[0]
+    found = list_studies(url)
+    if as_json:
+        rows = [{"name": s.name, "trials": s.trials, "verdict": s.verdict, "genopt": s.ours} for s in found]
+        click.echo(json.dumps(rows, ensure_ascii=False, indent=2))
+        return
+    for study in found:
+        verdict = study.verdict or ("no verdict yet" if study.ours else "not made by genopt")
+        click.echo(f"{study.name}\t{study.trials} trials\t{verdict}")
+
+
+@studies.command()
+@click.argument("study", metavar="STUDY")
+def inspect(study: str) -> None:
+    """Print what a study is about, as JSON: space, data, prompt, engine, sampler, workers, cost."""
+    from genopt.archive import load
+    from genopt.report import inspect_json
+
+    click.echo(json.dumps(inspect_json(load(study)), ensure_ascii=False, indent=2))
+
+
+@studies.command()
+@click.argument("study", metavar="STUDY")
+@click.argument("name")
+def clone(study: str, name: str) -> None:
+    """Copy a study, its generations and its trials, to a new NAME in the same storage."""
+    from genopt.archive import clone as copy
+
+    trials, generations = copy(study, name)
+    click.echo(f"cloned to {name}: {trials} trials, {generations} generations", err=True)
+
+
+@studies.command()
+@click.argument("study", metavar="STUDY")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+def delete(study: str, yes: bool) -> None:
+    """Delete a study with everything it generated."""
+    from genopt.archive import delete as remove
+    from genopt.archive import load
+
+    archive = load(study)
+    if not yes:
+        spent = archive.spent
+        click.confirm(
+            f"delete {archive.name}: {len(archive.trials)} trials and {spent.generations:,} generations?",
+            abort=True,
+            err=True,
+        )
+    remove(archive)
+    click.echo(f"deleted {archive.name}", err=True)

@@ -1,0 +1,176 @@
+"""Owns the commands that generate: check, optimize, evaluate."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import sys
+from collections.abc import Coroutine
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+T = TypeVar("T")
+SET = click.option(
+    "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a key, e.g. --set budget.trials=10."
+)
+STUDY_FILE = click.argument("study", metavar="STUDY.toml", type=click.Path(path_type=Path))
+
+
+class Stopped(Exception):
+    """The work was cancelled by a signal; `code` is the exit code that says so."""
+
+    def __init__(self, code: int) -> None:
+        self.code = code
+
+
+def run_until_signal(work: Coroutine[Any, Any, T]) -> T:
+    """The result of `work`. Ctrl-C or SIGTERM stops it cleanly and raises Stopped; a second signal quits at once."""
+
+    async def guarded() -> T:
+        task = asyncio.ensure_future(work)
+        stopped: list[int] = []
+
+        def stop(code: int) -> None:
+            if stopped:
+                os._exit(code)
+            stopped.append(code)
+            click.echo("\nstopping: committing what is done (once more quits at once)", err=True)
+            task.cancel()
+
+        loop = asyncio.get_running_loop()
+        for number, code in ((signal.SIGINT, 130), (signal.SIGTERM, 75)):
+            try:
+                loop.add_signal_handler(number, stop, code)
+            except (NotImplementedError, RuntimeError):  # Windows, or not the main thread
+                signal.signal(number, lambda *_, code=code: loop.call_soon_threadsafe(stop, code))
+        try:
+            return await task
+        except asyncio.CancelledError:
+            if stopped:
+                raise Stopped(stopped[0]) from None
+            raise
+
+    return asyncio.run(guarded())
+
+
+@click.command()
+@STUDY_FILE
+@SET
+@click.option("--json", "as_json", is_flag=True, help="Print the verdict as JSON.")
+@click.option("--fork", metavar="NAME", help="Go on in a new study that reuses what still holds of this one.")
+@click.option("--quiet", "-q", is_flag=True, help="No progress, only the result.")
+def optimize(study: Path, overrides: tuple[str, ...], as_json: bool, fork: str | None, quiet: bool) -> int:
+    """Run a study to its verdict, or go on with one that was stopped.
+
+    Progress goes to stderr, the result to stdout. Ctrl-C stops cleanly; the same command goes on where it was, and
+    nothing that was generated is generated again.
+
+    \b
+    genopt optimize study.toml
+    genopt optimize study.toml --set budget.trials=200      search on
+    genopt optimize study.toml --json > verdict.json
+    """
+    from genopt.console import Console
+    from genopt.report import verdict_text
+    from genopt.runner import optimize_async
+    from genopt.spec.read import read_study
+
+    spec = read_study(study, overrides=overrides)
+    console = Console(sys.stderr, quiet=quiet)
+    try:
+        with console:
+            result = run_until_signal(optimize_async(spec, on_event=console, fork=fork))
+    except Stopped as stopped:
+        click.echo(f"stopped. Go on with: genopt optimize {study}", err=True)
+        return stopped.code
+    if as_json:
+        click.echo(json.dumps(result.verdict.to_json(), ensure_ascii=False, indent=2))
+    else:
+        click.echo(verdict_text(result.verdict.to_json()))
+    return 0
+
+
+@click.command()
+@STUDY_FILE
+@SET
+@click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
+def check(study: Path, overrides: tuple[str, ...], as_json: bool) -> int:
+    """Read everything, answer two rows, and show the bill.
+
+    Every mistake in the study file, the data and the prompt is told at once; then the engine is opened, every name in
+    the space is held against what it honours, and two rows are answered and scored.
+    """
+    from genopt.evaluation import check_async
+    from genopt.report import check_json, check_text
+    from genopt.spec.read import read_study
+
+    try:
+        checked = run_until_signal(check_async(read_study(study, overrides=overrides)))
+    except Stopped as stopped:
+        return stopped.code
+    click.echo(json.dumps(check_json(checked), ensure_ascii=False, indent=2) if as_json else check_text(checked))
+    return 0
+
+
+@click.command()
+@STUDY_FILE
+@SET
+@click.option(
+    "--params",
+    default="baseline",
+    show_default=True,
+    metavar="baseline|best|NUMBER|JSON",
+    help="The settings: the baseline's, the winner's, a trial's, or your own as JSON.",
+)
+@click.option("--data", type=click.Path(), metavar="FILE", help="Other data with the same fields.")
+@click.option("--output", "-o", type=click.Path(path_type=Path), metavar="FILE.jsonl", help="Append every row here.")
+@click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
+def evaluate(
+    study: Path, overrides: tuple[str, ...], params: str, data: str | None, output: Path | None, as_json: bool
+) -> int:
+    """Measure one configuration on all rows of the study's data, or on other data.
+
+    \b
+    genopt evaluate study.toml --params best --data new.jsonl -o answers.jsonl
+    genopt evaluate study.toml --params '{"temperature": 0.2}'
+    """
+    from genopt.evaluation import evaluate_async
+    from genopt.report import measured_json, measured_text
+    from genopt.spec.read import read_study
+
+    spec = read_study(study, overrides=overrides)
+    try:
+        work = evaluate_async(spec, _settings(params, study), data=data, output=output)
+        measured = run_until_signal(work)
+    except Stopped as stopped:
+        return stopped.code
+    click.echo(
+        json.dumps(measured_json(measured), ensure_ascii=False, indent=2) if as_json else measured_text(measured)
+    )
+    return 0
+
+
+def _settings(params: str, study: Path) -> dict[str, Any] | None:
+    """The settings that --params names; None for the baseline."""
+    if params == "baseline":
+        return None
+    if params.lstrip().startswith("{"):
+        try:
+            return dict(json.loads(params))
+        except json.JSONDecodeError as error:
+            raise click.UsageError(f"--params: is not valid JSON ({error})") from None
+    from genopt.archive import load
+
+    archive = load(str(study))
+    if params == "best":
+        if archive.verdict is None:
+            raise click.UsageError("--params best: the study has no verdict yet. Run: genopt optimize")
+        return dict(archive.verdict["params"])
+    for trial in archive.trials:
+        if str(trial.number) == params:
+            return dict(trial.config.get("params", {}))
+    raise click.UsageError(f"--params: {params!r} is neither baseline, best, a trial's number nor JSON")

@@ -1,0 +1,247 @@
+"""Owns the claim: which one configuration is put forward, and whether the holdout shows that it beats the baseline.
+
+The winner is chosen on the tune split by a shrunken estimate of its paired gain over the baseline, after the best few
+were measured again with fresh seeds; never by the raw maximum, which is mostly luck. Then that one winner and the
+baseline answer the holdout, which the search never saw, with fresh seeds.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+from genopt.schedule import gather
+from genopt.session import Session
+from genopt.stats import PairedResult, look_level, mean_se, paired, shrink
+from genopt.trial import Configuration, Evaluation, mean_of
+from genopt.types import Params
+
+SCHEMA = 1
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """The outcome of a study; its fields are those of `optimize --json`.
+
+    `verdict`: "improved" or "worse" when the holdout shows a difference at the look's level, "not shown" when it does
+    not (keep the baseline), None when nothing was confirmed. `difference` is winner minus baseline on the holdout, in
+    units of the objective, > 0 is better; `interval` holds it with confidence 1 - `level`.
+    """
+
+    schema: int
+    verdict: Literal["improved", "not shown", "worse"] | None
+    params: Mapping[str, Any]
+    baseline_params: Mapping[str, Any]
+    difference: float | None
+    interval: tuple[float, float] | None
+    p_value: float | None
+    winner_score: float | None
+    baseline_score: float | None
+    holdout_examples: int
+    trials: int
+    search_generations: int
+    confirm_generations: int
+    tokens: int
+    level: float = 0.05
+    look: int = 1
+    wins: int = 0
+    ties: int = 0
+    losses: int = 0
+    objective: str = ""
+    trial: int | None = None
+    note: str = ""
+    metrics: Mapping[str, Any] | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A configuration with its measured and its shrunken gain over the baseline on the tune split (utility)."""
+
+    key: str
+    evaluation: Evaluation
+    gain: float
+    se: float
+    shrunken: float
+
+
+async def choose_winner(session: Session, baseline: Evaluation) -> Candidate | None:
+    """The configuration to put forward, or None when nothing looks better than the baseline."""
+    spec = session.plan.spec.search
+    ranked = rank(session, baseline)
+    finalists = [candidate for candidate in ranked if candidate.shrunken > 0][: spec.finalists]
+    if not finalists:
+        return None
+    if spec.replicates:
+        again = [baseline.config, *(candidate.evaluation.config for candidate in finalists)]
+        fresh = sum(not config.deterministic for config in again)
+        session.enter(
+            "finalists",
+            f"the best {len(finalists)} and the baseline once more, with fresh seeds",
+            fresh * len(session.plan.tune) * spec.repeats * spec.replicates,
+        )
+        window = max(1, 2 * session.plan.concurrency // (spec.repeats * len(again)))
+        measured = await gather(
+            [session.measure(config, replicates=1 + spec.replicates, window=window) for config in again]
+        )
+        await session.flush()
+        baseline = measured[0]
+        kept = {candidate.key for candidate in finalists}
+        finalists = [candidate for candidate in rank(session, baseline) if candidate.key in kept]
+    feasible = [candidate for candidate in finalists if _feasible(session, candidate.evaluation)]
+    best = max(feasible, key=lambda candidate: candidate.shrunken, default=None)
+    return best if best is not None and best.shrunken > 0 else None
+
+
+def rank(session: Session, baseline: Evaluation) -> list[Candidate]:
+    """Every complete eligible configuration but the baseline, best shrunken gain first.
+
+    Gains are paired by example, which takes the examples' difficulty out of their error before they are shrunk.
+    """
+    base = baseline.utility()
+    rows: list[tuple[str, Evaluation, float, float]] = []
+    for key, known in session.known.items():
+        evaluation = session.evaluations.get(key)
+        if evaluation is None or known.stopped_early or not known.eligible or key == baseline.config.key:
+            continue
+        gain, se = mean_se(evaluation.utility() - base)
+        if math.isfinite(gain):
+            rows.append((key, evaluation, gain, se))
+    if not rows:
+        return []
+    shrunk = shrink([row[2] for row in rows], [row[3] for row in rows])
+    found = [Candidate(*row, shrunken=float(mean)) for row, mean in zip(rows, shrunk.means, strict=True)]
+    return sorted(found, key=lambda candidate: -candidate.shrunken)
+
+
+def _feasible(session: Session, evaluation: Evaluation) -> bool:
+    return all(v <= 0 for v in session.plan.goal.violations(evaluation.means()).values())
+
+
+async def confirm(session: Session, baseline: Evaluation, winner: Candidate | None) -> Verdict:
+    """The verdict: winner and baseline on the holdout with fresh seeds, compared example by example."""
+    plan = session.plan
+    if winner is None:
+        return _verdict(
+            session,
+            baseline.config,
+            None,
+            None,
+            note="no configuration looked better than the baseline while searching",
+        )
+    looks: list[dict[str, Any]] = list(await session.db(session.study.attribute, "looks") or [])
+    repeats = plan.spec.search.confirm_repeats
+    signature = {"key": winner.key, "repeats": repeats}
+    if signature not in looks:
+        looks.append(signature)
+        await session.db(session.study.set_attribute, "looks", looks)
+    look = looks.index(signature) + 1
+    configs = (baseline.config, winner.evaluation.config)
+    samples = sum(plan.spec.search.repeats if not c.deterministic else 1 for c in configs)
+    session.enter(
+        "confirm",
+        f"winner and baseline on {len(plan.holdout)} examples the search never saw"
+        + (f" (look {look} at them: held to {look_level(look):.3g})" if look > 1 else ""),
+        len(plan.holdout) * samples * repeats,
+    )
+    window = max(1, plan.concurrency // plan.spec.search.repeats)
+    before, after = await gather(
+        [
+            session.measure(config, examples=plan.holdout, phase="confirm", replicates=repeats, window=window)
+            for config in configs
+        ]
+    )
+    await session.flush()
+    result = paired(
+        after.utility(),
+        before.utility(),
+        groups=[example.group or f"\0{example.id}" for example in plan.holdout],
+        level=1 - look_level(look),
+        seed=plan.spec.seed,
+    )
+    return _verdict(session, baseline.config, winner, (result, before, after), look=look)
+
+
+def _verdict(
+    session: Session,
+    baseline: Configuration,
+    winner: Candidate | None,
+    held_out: tuple[PairedResult, Evaluation, Evaluation] | None,
+    *,
+    look: int = 1,
+    note: str = "",
+) -> Verdict:
+    plan, meter = session.plan, session.meter
+    level = look_level(look)
+    common: dict[str, Any] = {
+        "schema": SCHEMA,
+        "baseline_params": shown(baseline.params),
+        "trials": len(session.seen),
+        "search_generations": meter.search_generations,
+        "confirm_generations": meter.confirm_generations,
+        "tokens": meter.tokens,
+        "level": level,
+        "look": look,
+        "objective": plan.goal.title,
+    }
+    if winner is None or held_out is None:
+        return Verdict(
+            verdict="not shown",
+            params=shown(baseline.params),
+            difference=0.0,
+            interval=(0.0, 0.0),
+            p_value=1.0,
+            winner_score=None,
+            baseline_score=None,
+            holdout_examples=0,
+            note=note,
+            **common,
+        )
+    result, before, after = held_out
+    kind: Literal["improved", "not shown", "worse"] = "not shown"
+    if result.p_value < level and result.difference != 0:
+        kind = "improved" if result.difference > 0 else "worse"
+    violated = [name for name, v in plan.goal.violations(after.means()).items() if v > 0]
+    if violated and kind == "improved":
+        kind, note = "not shown", f"the winner misses {', '.join(violated)} on the holdout"
+    sign = plan.goal.sign
+    number = session.known[winner.key].number
+    return Verdict(
+        verdict=kind,
+        params=shown(winner.evaluation.config.params),
+        difference=result.difference,
+        interval=(result.low, result.high),
+        p_value=result.p_value,
+        winner_score=sign * mean_of(after.utility()),
+        baseline_score=sign * mean_of(before.utility()),
+        holdout_examples=result.n,
+        wins=result.wins,
+        ties=result.ties,
+        losses=result.losses,
+        trial=number,
+        note=note,
+        metrics=_metrics(before, after),
+        **common,
+    )
+
+
+def _metrics(before: Evaluation, after: Evaluation) -> dict[str, Any]:
+    """Mean of every metric on the holdout, winner and baseline."""
+    old, new = before.means(), after.means()
+    return {name: {"winner": _round(new.get(name)), "baseline": _round(old.get(name))} for name in sorted(old)}
+
+
+def _round(value: float | None) -> float | None:
+    return None if value is None or not np.isfinite(value) else round(value, 6)
+
+
+def shown(params: Params) -> dict[str, Any]:
+    """Parameters as plain JSON values."""
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in params.items()}

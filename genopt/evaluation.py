@@ -1,0 +1,188 @@
+"""Owns measuring one configuration on one data set, outside any study; also the two trial rows of `check`."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+from genopt.errors import SpecError
+from genopt.plan import Bill, Plan, prepare
+from genopt.runner import run
+from genopt.schedule import run_trial
+from genopt.spec import DatasetSpec, StudySpec
+from genopt.spec.read import hint, read_study
+from genopt.stats import interval, mean_se
+from genopt.trial import Configuration, Evaluation, Memory, Meter, Observation, Observer
+from genopt.types import Example
+
+
+class _Nowhere:
+    """A writer that keeps nothing."""
+
+    def add(self, table: str, row: Mapping[str, Any]) -> None:
+        """Let a row go."""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One configuration on one data set: per metric the mean, its standard error and 95 % interval; and every row."""
+
+    params: Mapping[str, Any]
+    examples: int
+    metrics: Mapping[str, Mapping[str, float]]
+    rows: Sequence[Mapping[str, Any]]
+
+
+@dataclass(frozen=True)
+class Checked:
+    """What `check` found: two answered rows, and what the study will cost at most."""
+
+    plan: Plan
+    rows: Sequence[Mapping[str, Any]]
+    bill: Bill
+    tokens_each: float
+    seconds_each: float
+
+
+def evaluate(
+    spec: StudySpec | str | Path,
+    params: Mapping[str, Any] | None = None,
+    *,
+    data: str | None = None,
+    output: Path | None = None,
+) -> Measured:
+    """Measure one configuration (default: the baseline) on the study's data, or on `data`.
+
+    `params` are flat, as `best` prints them; what they do not name stays as the baseline has it. Each row is appended
+    to `output` (JSONL) the moment it is scored. Raises SpecError, BackendError or ScorerError.
+    """
+    return run(evaluate_async(spec, params, data=data, output=output))
+
+
+async def evaluate_async(
+    spec: StudySpec | str | Path,
+    params: Mapping[str, Any] | None = None,
+    *,
+    data: str | None = None,
+    output: Path | None = None,
+) -> Measured:
+    """The same inside a running event loop."""
+    if not isinstance(spec, StudySpec):
+        spec = read_study(spec)
+    if data is not None:
+        table = spec.dataset.model_dump(exclude={"path", "rows", "format", "limit"}) | {
+            "path": str(Path(data).resolve())
+        }
+        spec = spec.model_copy(update={"dataset": DatasetSpec(**table)})
+    plan = await prepare(spec)
+    try:
+        config = chosen(plan, params)
+        if output is None:
+            return await _measure(plan, config, plan.dataset.examples, None)
+        with output.open("a", encoding="utf-8") as file:
+            return await _measure(plan, config, plan.dataset.examples, file)
+    finally:
+        await asyncio.shield(plan.aclose())
+
+
+def chosen(plan: Plan, params: Mapping[str, Any] | None) -> Configuration:
+    """The configuration with these settings over the baseline's. Raises SpecError for a name that means nothing."""
+    if params is None:
+        return plan.baseline()
+    known = {*plan.domains, *plan.names, *plan.space.switches()}
+    problems = [f"--params: {name!r} is no parameter here.{hint(name, known)}" for name in params if name not in known]
+    for name, value in params.items():
+        if name in plan.domains:
+            try:
+                plan.domains[name].coerce(value)
+            except ValueError as error:
+                problems.append(f"--params: {name}: {error}")
+    if problems:
+        raise SpecError(problems)
+    flat = {name: tuple(value) if isinstance(value, list) else value for name, value in params.items()}
+    return plan.over_baseline(flat)
+
+
+async def check_async(spec: StudySpec | str | Path) -> Checked:
+    """Read everything, answer two rows, and estimate the cost. Raises SpecError, BackendError or ScorerError."""
+    if not isinstance(spec, StudySpec):
+        spec = read_study(spec)
+    plan = await prepare(spec)
+    try:
+        observer = _observer(plan)
+        memory: Memory = {}
+        measured = await _measure(plan, plan.baseline(), plan.tune[:2], None, observer=observer, memory=memory)
+        rows = list(memory.values())
+        tokens = sum(row.generation.prompt_tokens + row.generation.completion_tokens for row in rows) / len(rows)
+        seconds = max(row.generation.seconds for row in rows)
+        # one engine answers `concurrency` requests at once, at best; two rows cannot tell how far that holds
+        return Checked(plan, measured.rows, plan.bill(), tokens, seconds / max(1, min(plan.concurrency, 8)))
+    finally:
+        await asyncio.shield(plan.aclose())
+
+
+def _observer(plan: Plan) -> Observer:
+    return Observer(
+        study_id=0,
+        seed=plan.spec.seed,
+        repeats=plan.spec.search.repeats,
+        backend=plan.backend,
+        prompt=plan.prompt,
+        pool=plan.tune,
+        scorers=plan.scorers,
+        scorer_keys=plan.scorer_keys,
+        goal=plan.goal,
+        writer=_Nowhere(),
+        meter=Meter(),
+        slots=asyncio.Semaphore(plan.concurrency),
+    )
+
+
+async def _measure(
+    plan: Plan,
+    config: Configuration,
+    examples: Sequence[Example],
+    output: IO[str] | None,
+    *,
+    observer: Observer | None = None,
+    memory: Memory | None = None,
+) -> Measured:
+    observer = observer or _observer(plan)
+    memory = {} if memory is None else memory
+    evaluation = Evaluation(config, examples)
+    rows: dict[int, dict[str, Any]] = {}
+
+    async def observe(index: int) -> Observation:
+        example = examples[index]
+        observation = await observer.observe(config, memory, example, 0, "confirm", None)
+        samples = [memory[key] for key in [(example.id, s) for s in range(observer.repeats)] if key in memory]
+        rows[index] = {
+            "id": example.id,
+            "fields": {k: v for k, v in example.fields.items()},
+            "references": list(example.references),
+            "outputs": [row.generation.text for row in samples],
+            "finish": [row.generation.finish for row in samples],
+            "metrics": {k: v for k, v in observation.metrics.items() if k in plan.scorers or k == "completion_tokens"},
+            "why": {
+                name: [row.scores[key].why for row in samples if key in row.scores]
+                for name, key in plan.scorer_keys.items()
+            },
+        }
+        if output is not None:
+            output.write(json.dumps(rows[index], ensure_ascii=False, default=str) + "\n")
+            output.flush()
+        return observation
+
+    found = await run_trial(len(examples), observe, window=2 * plan.concurrency)
+    evaluation.cells = {(position, 0): observation for position, observation in enumerate(found)}
+    metrics = {}
+    for name in dict.fromkeys([*plan.goal.metrics(), *plan.scorers, "completion_tokens"]):
+        values = evaluation.metric(name)
+        mean, se = mean_se(values)
+        low, high = interval(mean, se, len(examples))
+        metrics[name] = {"mean": mean, "se": se, "low": low, "high": high}
+    return Measured(config.params, len(examples), metrics, [rows[index] for index in sorted(rows)])

@@ -1,0 +1,143 @@
+"""Owns a whole study: open or resume it, baseline, search, finalists, verdict; and leaves nothing half done on the way
+out, whatever ends it."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Coroutine
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from genopt.confirm import Verdict, choose_winner, confirm
+from genopt.errors import StudyError
+from genopt.events import Decided, Listener, silence
+from genopt.fork import fork_from
+from genopt.plan import Plan, prepare
+from genopt.search import measure_baseline, search
+from genopt.session import Session
+from genopt.spec import StudySpec
+from genopt.spec.read import read_study
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Result:
+    """What `optimize` returns: the verdict, and where the study is kept."""
+
+    verdict: Verdict
+    url: str
+    name: str
+
+    @property
+    def params(self) -> dict[str, Any]:
+        """The settings to use: the winner's, or the baseline's when no improvement is shown."""
+        keep = self.verdict.verdict == "improved"
+        return dict(self.verdict.params if keep else self.verdict.baseline_params)
+
+
+def optimize(spec: StudySpec | str | Path, *, on_event: Listener = silence, fork: str | None = None) -> Result:
+    """Run a study to its verdict, or go on with one that was stopped. Works in a notebook too.
+
+    `spec` is a StudySpec or the path of a study file; `fork` names a new study that takes over what still holds of the
+    old one. Raises SpecError, StudyError, BackendError or ScorerError; what was paid for by then is kept.
+    """
+    return run(optimize_async(spec, on_event=on_event, fork=fork))
+
+
+def run(work: Coroutine[Any, Any, T]) -> T:
+    """The result of a coroutine, from synchronous code; in a thread of its own where a loop runs (notebooks)."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return asyncio.run(work)
+    results: list[T] = []
+    errors: list[BaseException] = []
+
+    def target() -> None:
+        try:
+            results.append(asyncio.run(work))
+        except BaseException as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=target, name="genopt")
+    thread.start()
+    thread.join()
+    if errors:
+        raise errors[0]
+    return results[0]
+
+
+async def optimize_async(
+    spec: StudySpec | str | Path, *, on_event: Listener = silence, fork: str | None = None
+) -> Result:
+    """The same inside a running event loop. Cancelling it stops cleanly: everything observed is committed."""
+    if not isinstance(spec, StudySpec):
+        spec = read_study(spec)
+    source = spec.name
+    if fork is not None:
+        spec = spec.model_copy(update={"name": fork})
+    plan = await prepare(spec)
+    try:
+        return await _run(plan, on_event, source if fork is not None else None)
+    finally:
+        await asyncio.shield(plan.aclose())
+
+
+async def _run(plan: Plan, on_event: Listener, source: str | None) -> Result:
+    session = Session(plan, on_event)
+    try:
+        await session.open()
+        await check_unchanged(session)
+        if source is not None:
+            await fork_from(session, source)
+        budget = plan.spec.budget.model_dump() | {"repeats": plan.spec.search.confirm_repeats}
+        stored = await session.db(session.study.attribute, "verdict")
+        if stored is not None and stored.get("budget") == budget:
+            verdict = Verdict(**{k: v for k, v in stored.items() if k != "budget"})
+            session.note("this study reached its verdict before; raise the budget to search on")
+            on_event(Decided(verdict.to_json()))
+            return Result(verdict, plan.spec.url, plan.spec.name)
+        await session.start()
+        for warning in plan.warnings:
+            session.note(warning, warning=True)
+        baseline = await measure_baseline(session)
+        await search(session)
+        winner = await choose_winner(session, baseline)
+        verdict = await confirm(session, session.evaluations[baseline.config.key], winner)
+        await session.db(session.study.set_attribute, "verdict", verdict.to_json() | {"budget": budget})
+        session.enter("done")
+        on_event(Decided(verdict.to_json()))
+        return Result(verdict, plan.spec.url, plan.spec.name)
+    finally:
+        await asyncio.shield(session.close())
+
+
+async def check_unchanged(session: Session) -> None:
+    """Record what the study is, or raise StudyError naming what changed since it was begun."""
+    now = session.plan.description()
+    before = await session.db(session.study.attribute, "study")
+    if before is None:
+        await session.db(session.store.remember_examples, session.study.id, session.plan.digests())
+        await session.db(session.study.set_attribute, "sampler", [session.plan.sampler.name, session.plan.sampler.why])
+        await session.db(session.study.set_attribute, "study", now)
+        return
+    changed = changes(before, now)
+    if changed:
+        raise StudyError(
+            f"{session.plan.spec.source}: the study {session.plan.spec.name!r} was begun with another "
+            + ", ".join(changed),
+            hint="undo the change, or go on in a new study that reuses what still holds: --fork NEW_NAME",
+        )
+
+
+def changes(before: Any, now: Any, key: str = "") -> list[str]:
+    """The keys whose values differ, as dotted paths."""
+    if isinstance(before, dict) and isinstance(now, dict):
+        found: list[str] = []
+        for name in sorted(before.keys() | now.keys()):
+            found += changes(before.get(name), now.get(name), f"{key}.{name}" if key else name)
+        return found
+    return [] if before == now else [key]

@@ -1,0 +1,84 @@
+"""Owns how a scorer of the study file becomes an object, and the key under which its scores are stored."""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from genopt.errors import SpecError
+from genopt.plugins import load_object
+from genopt.spec.scorers import Function, Plugin, ScorerSpec
+from genopt.types import Scorer
+
+KINDS = {
+    "exact_match": "genopt.scorers.text:ExactMatch",
+    "contains": "genopt.scorers.text:Contains",
+    "regex": "genopt.scorers.text:Regex",
+    "numeric": "genopt.scorers.text:Numeric",
+    "token_f1": "genopt.scorers.text:TokenF1",
+    "rouge_l": "genopt.scorers.text:RougeL",
+    "rouge_n": "genopt.scorers.text:RougeN",
+    "chrf": "genopt.scorers.text:Chrf",
+    "bleu": "genopt.scorers.text:Bleu",
+    "levenshtein": "genopt.scorers.text:Levenshtein",
+    "length": "genopt.scorers.text:Length",
+    "json_schema": "genopt.scorers.json_schema:JsonSchema",
+    "diversity": "genopt.scorers.diversity:Diversity",
+    "distinct": "genopt.scorers.diversity:Distinct",
+    "consistency": "genopt.scorers.diversity:Consistency",
+    "embedding": "genopt.scorers.embedding:Embedding",
+}
+FUNCTION = "genopt.scorers.function:Function"
+
+
+def make_scorer(name: str, spec: ScorerSpec, folder: Path) -> Scorer:
+    """The scorer that a table of the study file describes. Raises SpecError when it cannot be made."""
+    made: Any
+    options = spec.model_dump(by_alias=True, exclude={"kind"})
+    if isinstance(spec, (Function, Plugin)):
+        function = spec.function if isinstance(spec, Function) else spec.kind
+        made = load_object(function, folder) if isinstance(function, str) else function
+        options.pop("function", None)
+        if not inspect.isclass(made):
+            if options:
+                raise SpecError(
+                    f"scorers.{name}: a function takes no keys, but {', '.join(options)} is given. Drop them"
+                )
+            made, options = load_object(FUNCTION, folder), {"function": made}
+    else:
+        made = load_object(KINDS[spec.kind], folder)
+        if spec.kind == "embedding" and (folder / str(options["model"])).is_dir():
+            options["model"] = str(folder / str(options["model"]))
+    try:
+        scorer = made(name=name, **options)
+    except TypeError as error:
+        raise SpecError(f"scorers.{name}: {error}. Check its keys") from error
+    if not isinstance(scorer, Scorer):
+        raise SpecError(f"scorers.{name}: is no scorer: it needs name, needs, score and aclose")
+    return scorer
+
+
+def scorer_key(spec: ScorerSpec, scorer: Scorer, folder: Path, *, repeats: int) -> str:
+    """What a stored score depends on besides its generation: kind, options, a function's source, and the number of
+    samples seen together where the scorer looks at them together."""
+    described: dict[str, Any] = spec.model_dump(mode="python", by_alias=True)
+    if isinstance(spec, (Function, Plugin)):
+        function = spec.function if isinstance(spec, Function) else spec.kind
+        loaded = load_object(function, folder) if isinstance(function, str) else function
+        described["function"] = f"{getattr(loaded, '__module__', '')}:{getattr(loaded, '__qualname__', repr(loaded))}"
+        described["source"] = _source(loaded)
+    if "repeats" in scorer.needs:
+        described["repeats"] = repeats
+    return hashlib.sha256(json.dumps(described, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def _source(loaded: Any) -> str:
+    """The source text of the user's scorer, so that an edited scorer is another scorer; "" where there is none."""
+    try:
+        return inspect.getsource(sys.modules[loaded.__module__] if inspect.isclass(loaded) else loaded)
+    except (OSError, TypeError):
+        return ""

@@ -1,0 +1,83 @@
+"""Owns the study file that `genopt init` writes: the shortest that runs, with the rest of the keys as comments."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from genopt.dataset import load
+
+USER_FIELDS = ("input", "prompt", "question", "instruction", "text", "query")
+NEEDS_MORE = {
+    "regex": 'pattern = "[A-Z]+"',
+    "length": "max = 60",
+}
+
+
+def guess_fields(data: str) -> tuple[list[str], bool]:
+    """The first rows' fields, the likeliest prompt first, and whether the rows carry references. Raises SpecError."""
+    found = load(path=data, folder=Path.cwd(), limit=20)
+    example = found.examples[0]
+    texts = [name for name, value in example.fields.items() if isinstance(value, str) and name not in ("id", "group")]
+    texts = [name for name in texts if example.fields[name] not in example.references]
+    texts.sort(key=lambda name: USER_FIELDS.index(name) if name in USER_FIELDS else len(USER_FIELDS))
+    return texts, any(e.references for e in found.examples)
+
+
+def study_file(name: str, data: str, model: str, scorer: str, backend: str, fields: list[str], reference: bool) -> str:
+    """The text of a study file."""
+    user = "{{ " + (fields[0] if fields else "question") + " }}"
+    more = f"\n{NEEDS_MORE[scorer]}" if scorer in NEEDS_MORE else ""
+    others = f"      # also: {', '.join(fields[1:6])}" if len(fields) > 1 else ""
+    quote = json.dumps
+    return f"""# A genopt study. genopt check {name}.toml shows its bill, genopt optimize {name}.toml runs it.
+name = {quote(name)}
+# storage = "sqlite:///{name}.db"      # or postgresql://...; default: a file beside this one
+seed = 0
+
+[dataset]
+path = {quote(data)}
+# reference = "answer"                 # key of the acceptable answers{"" if reference else " (none found so far)"}
+# group = "document"                   # rows that belong together stay on one side of the split
+holdout = 0.3                          # rows the search never sees; the claim is made on them
+# limit = 500
+
+[prompt]                               # Jinja2 over the row's fields
+# system = "You are terse."
+user = {quote(user, ensure_ascii=False)}{others}
+# shots = 2                            # few-shot examples drawn from the tune rows
+
+[backend]
+kind = {quote(backend)}
+model = {quote(model)}
+# concurrency = 8                      # requests in flight; default: what the engine says
+# options = {{}}                         # see: genopt params {backend}
+
+# Without [space] the engine's own recommended ranges are searched.
+# [space]
+# max_tokens = {{ low = 64, high = 512, step = 64 }}
+# [space.decoding.greedy]              # a table of tables is a switch: a trial takes one branch
+# temperature = 0.0
+# [space.decoding.sampling]
+# temperature = {{ low = 0.1, high = 1.5 }}
+# top_p = {{ low = 0.5, high = 1.0 }}
+
+# Without [baseline] the model's own settings are what has to be beaten.
+# [baseline]
+# temperature = 0.8
+
+[scorers.quality]
+kind = {quote(scorer)}{more}
+
+# [[objectives]]
+# maximize = "quality"
+# [[constraints]]
+# metric = "completion_tokens"
+# at_most = 200.0
+
+[budget]
+trials = 40
+# generations = 20000
+# tokens = 2000000
+# hours = 2.0
+"""

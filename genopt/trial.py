@@ -1,0 +1,289 @@
+"""Owns one observation: render, find or generate, score, store. Knows no Optuna and decides nothing.
+
+An observation is one example under one configuration: `repeats` samples, their scores, and the metrics' means. Its
+replicate number r makes it use the samples r * repeats .. (r + 1) * repeats - 1, so that a replicate is a fresh, equal
+measurement also for scorers that look at several samples at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import math
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from genopt.errors import BackendError, ScorerError
+from genopt.objectives import Goal
+from genopt.prompt import Prompt, choose_shots
+from genopt.schedule import gather
+from genopt.store import Row, Spent, generation_id, generation_row, score_row
+from genopt.types import Backend, Example, Generation, Message, Params, Phase, Request, Score, Scorer
+
+LOWEST = 0.0  # what every scorer's scale starts at: the score of a text that was never written
+
+
+@dataclass(frozen=True)
+class Configuration:
+    """One way to generate: the flat parameters as chosen, what is sent, what the prompt gets, and its identity."""
+
+    params: Params
+    request: Params
+    variables: Mapping[str, Any]
+    shots: int
+    key: str
+    deterministic: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Observation:
+    """One example under one configuration: the mean of every metric over its samples (NaN: missing)."""
+
+    metrics: Mapping[str, float]
+    utility: float
+
+
+@dataclass
+class Evaluation:
+    """Everything measured of one configuration on one list of examples, by (example position, replicate)."""
+
+    config: Configuration
+    examples: Sequence[Example]
+    cells: dict[tuple[int, int], Observation] = field(default_factory=dict)
+
+    def utility(self, n: int | None = None) -> NDArray[np.float64]:
+        """Mean utility over the replicates of each of the first `n` examples; NaN where nothing is known."""
+        return self._means(lambda cell: cell.utility, n)
+
+    def metric(self, name: str) -> NDArray[np.float64]:
+        """The same for one metric."""
+        return self._means(lambda cell: cell.metrics.get(name, math.nan), None)
+
+    def _means(self, value: Callable[[Observation], float], n: int | None) -> NDArray[np.float64]:
+        count = len(self.examples) if n is None else n
+        totals, known = np.zeros(count), np.zeros(count)
+        for (position, _), cell in self.cells.items():
+            got = value(cell)
+            if position < count and not math.isnan(got):
+                totals[position] += got
+                known[position] += 1
+        means = np.full(count, math.nan)
+        np.divide(totals, known, out=means, where=known > 0)
+        return means
+
+    def means(self) -> dict[str, float]:
+        """The mean of every metric over the examples, missing ones left out."""
+        names = {name for cell in self.cells.values() for name in cell.metrics}
+        return {name: mean_of(self.metric(name)) for name in sorted(names)}
+
+    def missing(self) -> float:
+        """Fraction of observations without a utility."""
+        if not self.cells:
+            return 0.0
+        return sum(math.isnan(cell.utility) for cell in self.cells.values()) / len(self.cells)
+
+
+def mean_of(values: NDArray[np.float64]) -> float:
+    """The mean without NaN; NaN when nothing is left."""
+    known = values[~np.isnan(values)]
+    return float(known.mean()) if len(known) else math.nan
+
+
+def seed_of(study_seed: int, example_id: str, sample: int, phase: Phase) -> int:
+    """The seed of a generation, in [0, 2**31): the same for every configuration, so that trials are compared on equal
+    random numbers."""
+    digest = hashlib.blake2b(f"{study_seed}\0{example_id}\0{sample}\0{phase}".encode(), digest_size=8).digest()
+    return int.from_bytes(digest) % 2**31
+
+
+@dataclass
+class Meter:
+    """What the study has spent, as it happens."""
+
+    search_generations: int = 0
+    confirm_generations: int = 0
+    tokens: int = 0
+    here: int = 0
+    tokens_here: int = 0
+
+    @classmethod
+    def start(cls, spent: Spent) -> Meter:
+        return cls(spent.search_generations, spent.confirm_generations, spent.tokens)
+
+    @property
+    def generations(self) -> int:
+        return self.search_generations + self.confirm_generations
+
+    def add(self, generation: Generation, phase: Phase) -> None:
+        """Count one new generation."""
+        if phase == "tune":
+            self.search_generations += 1
+        else:
+            self.confirm_generations += 1
+        self.here += 1
+        tokens = generation.prompt_tokens + generation.completion_tokens
+        self.tokens += tokens
+        self.tokens_here += tokens
+
+
+Memory = dict[tuple[str, int], Row]
+
+
+class Sink(Protocol):
+    """Where rows go."""
+
+    def add(self, table: str, row: Mapping[str, Any]) -> None:
+        """Take one row of a table."""
+
+
+@dataclass
+class Observer:
+    """Makes observations; one per open study."""
+
+    study_id: int
+    seed: int
+    repeats: int
+    backend: Backend
+    prompt: Prompt
+    pool: Sequence[Example]
+    scorers: Mapping[str, Scorer]
+    scorer_keys: Mapping[str, str]
+    goal: Goal
+    writer: Sink
+    meter: Meter
+    slots: asyncio.Semaphore
+    on_generation: Callable[[], None] = lambda: None
+    attempts: int = 4
+    sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
+
+    async def observe(
+        self,
+        config: Configuration,
+        memory: Memory,
+        example: Example,
+        replicate: int,
+        phase: Phase,
+        trial_id: int | None,
+    ) -> Observation:
+        """One observation; what is in `memory` (the stored rows of this configuration and phase) is not made again.
+
+        Raises BackendError when a request failed for good, ScorerError when a scorer did.
+        """
+        first = replicate * self.repeats
+        samples = [0] * self.repeats if config.deterministic else list(range(first, first + self.repeats))
+        rows = await gather([self._row(config, memory, example, s, phase) for s in dict.fromkeys(samples)])
+        by_sample = {row.sample: row for row in rows}
+        if trial_id is not None:
+            for row in rows:
+                self.writer.add("genopt_trial_rows", {"trial_id": trial_id, "generation_id": row.id})
+        chosen = [by_sample[sample] for sample in samples]
+        metrics = measured([row.generation for row in chosen])
+        for name in self.scorers:
+            metrics[name] = _mean_score(await self._scores(name, example, chosen))
+        return Observation(metrics, self.goal.utility(metrics))
+
+    async def _row(self, config: Configuration, memory: Memory, example: Example, sample: int, phase: Phase) -> Row:
+        known = memory.get((example.id, sample))
+        if known is not None:
+            return known
+        seed = seed_of(self.seed, example.id, sample, phase)
+        request = Request(self.render(config, example), config.request, seed, example.id, sample, phase)
+        async with self.slots:
+            generation = await self._generate(request)
+        self.meter.add(generation, phase)
+        self.writer.add(
+            "genopt_generations",
+            generation_row(self.study_id, config.key, example.id, sample, phase, seed, config.request, generation),
+        )
+        row_id = generation_id(self.study_id, config.key, example.id, sample, phase)
+        row = Row(row_id, example.id, sample, generation, {})
+        memory[(example.id, sample)] = row
+        self.on_generation()
+        return row
+
+    def render(self, config: Configuration, example: Example) -> tuple[Message, ...]:
+        """The messages of a request."""
+        shots = choose_shots(self.pool, example, config.shots) if config.shots else ()
+        return self.prompt.render(example, config.variables, shots)
+
+    async def _generate(self, request: Request) -> Generation:
+        """The generation, trying again with growing pauses while the engine says that may help."""
+        pause = 0.5
+        for attempt in range(1, self.attempts + 1):
+            try:
+                return await self.backend.generate(request)
+            except BackendError as error:
+                if not error.retryable or attempt == self.attempts:
+                    raise
+            await self.sleep(pause)
+            pause *= 4
+        raise AssertionError("unreachable")
+
+    async def _scores(self, name: str, example: Example, rows: Sequence[Row]) -> list[Score]:
+        """The scores of an observation's samples by one scorer, those that are stored taken from there."""
+        scorer, key = self.scorers[name], self.scorer_keys[name]
+        if all(key in row.scores for row in rows):
+            return [row.scores[key] for row in rows]
+        together = "repeats" in scorer.needs
+        asked = [
+            row for row in (rows if together else {row.id: row for row in rows}.values()) if not row.generation.failed
+        ]
+        try:
+            given = await scorer.score(example, [row.generation for row in asked]) if asked else []
+        except ScorerError:
+            raise
+        except Exception as error:
+            raise ScorerError(
+                f"scorer {name!r} failed on example {example.id!r}: {type(error).__name__}: {error}"
+            ) from error
+        if len(given) != len(asked):
+            raise ScorerError(f"scorer {name!r} gave {len(given)} scores for {len(asked)} generations")
+        found = dict(zip((row.id for row in asked), given, strict=True))
+        for row in rows:
+            score = found.setdefault(row.id, Score(LOWEST, row.generation.why or row.generation.finish))
+            if key not in row.scores:
+                row.scores[key] = score
+                self.writer.add("genopt_scores", score_row(row.id, key, score))
+        return [found[row.id] for row in rows]
+
+
+def measured(generations: Sequence[Generation]) -> dict[str, float]:
+    """The quantities that need no scorer, averaged over samples."""
+    n = len(generations)
+    return {
+        "completion_tokens": sum(g.completion_tokens for g in generations) / n,
+        "prompt_tokens": sum(g.prompt_tokens for g in generations) / n,
+        "seconds": sum(g.seconds for g in generations) / n,
+        "characters": sum(len(g.text) for g in generations) / n,
+        "words": sum(len(g.text.split()) for g in generations) / n,
+    }
+
+
+def _mean_score(scores: Sequence[Score]) -> float:
+    values = [score.value for score in scores]
+    if any(value is None or math.isnan(value) for value in values):
+        return math.nan
+    return math.fsum(value for value in values if value is not None) / len(values)
+
+
+@dataclass
+class Rate:
+    """Generations and tokens per second over the last `span` seconds."""
+
+    span: float = 20.0
+    marks: list[tuple[float, int, int]] = field(default_factory=list)
+
+    def mark(self, meter: Meter) -> tuple[float, float]:
+        """Note the meter's reading and give the two rates."""
+        now = time.monotonic()
+        self.marks.append((now, meter.here, meter.tokens_here))
+        while len(self.marks) > 2 and now - self.marks[0][0] > self.span:
+            self.marks.pop(0)
+        then, generations, tokens = self.marks[0]
+        elapsed = max(now - then, 1e-6)
+        return (meter.here - generations) / elapsed, (meter.tokens_here - tokens) / elapsed

@@ -1,0 +1,103 @@
+"""An instant engine with known truth, for tests and benchmarks of everything around the engine.
+
+The chance of the right answer depends on temperature and top_p alone: 0.9 at temperature 0.6 with top_p 0.8, falling
+with the distance from there; greedy gets 0.55. Each example has a difficulty of its own, so that pairing matters.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import os
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from genopt.errors import BackendError
+from genopt.types import BackendInfo, Domain, Generation, Params, Range, Request
+
+PARAMETERS = {
+    "temperature": Domain("float", "randomness", 0.0, 2.0, search=Range(0.1, 1.5)),
+    "top_p": Domain("float", "nucleus", 0.0, 1.0, low_open=True, neutral=(1.0,), search=Range(0.5, 1.0)),
+    "top_k": Domain("int", "truncation", 0, 1000, neutral=(0,)),
+    "max_tokens": Domain("int", "length", 1, 4096),
+}
+DEFAULTS: Params = {"temperature": 1.2, "top_p": 1.0, "top_k": 0, "max_tokens": 64}
+
+
+def uniform(*parts: object) -> float:
+    """A number in [0, 1) that depends on nothing but the parts."""
+    return int.from_bytes(hashlib.blake2b(repr(parts).encode(), digest_size=8).digest()) / 2**64
+
+
+def truth(params: Params) -> float:
+    """The chance of a right answer, averaged over examples."""
+    temperature, top_p = float(params["temperature"] or 0.0), float(params["top_p"] or 1.0)
+    if temperature == 0:
+        return 0.55
+    return max(0.05, 0.9 - 0.5 * abs(temperature - 0.6) - 0.8 * abs(top_p - 0.8))
+
+
+class ToyBackend:
+    """Options: `log` (a file that gets one JSON line per request), `delay` (seconds), `fail_every` (every n-th request
+    fails, retryable), `broken` (every request fails for good), `flat` (the parameters change nothing)."""
+
+    def __init__(self, *, model: str, options: Mapping[str, Any] | None = None) -> None:
+        self.model, self.options = model, dict(options or {})
+        self.requests = 0
+        self.opened = self.closed = 0
+
+    async def open(self) -> BackendInfo:
+        self.opened += 1
+        return BackendInfo({"engine": "toy", "version": "1", "model": self.model}, PARAMETERS, DEFAULTS, concurrency=16)
+
+    async def generate(self, request: Request) -> Generation:
+        self.requests += 1
+        if log := self.options.get("log"):
+            line = {"params": dict(request.params), "example": request.example_id, "sample": request.sample}
+            line |= {"phase": request.phase, "seed": request.seed, "time": time.time()}
+            with Path(log).open("a", encoding="utf-8") as file:
+                file.write(json.dumps(line) + "\n")
+        if delay := self.options.get("delay"):
+            await asyncio.sleep(delay * (0.5 + uniform(request.seed, request.example_id)))
+        if self.options.get("broken"):
+            raise BackendError("the engine is broken", retryable=False)
+        if (every := self.options.get("fail_every")) and self.requests % every == 0:
+            raise BackendError("the engine is busy", retryable=True)
+        if self.options.get("kill_after") == self.requests:
+            os.kill(os.getpid(), 9)
+        chance = 0.6 if self.options.get("flat") else truth(request.params)
+        ease = 0.6 * (uniform("ease", request.example_id) - 0.5)
+        greedy = request.params["temperature"] == 0
+        right = uniform("draw", 0 if greedy else request.seed, request.example_id) < chance + ease
+        return Generation("yes" if right else "no", "stop", 10, 1, 0.0)
+
+    async def aclose(self) -> None:
+        self.closed += 1
+
+
+def rows(count: int) -> list[dict[str, Any]]:
+    """Rows whose right answer is "yes"."""
+    return [{"id": f"r{i}", "question": f"Is {i} right?", "answer": "yes"} for i in range(count)]
+
+
+def study(folder: Path, *, count: int = 60, **changes: Any) -> dict[str, Any]:
+    """A study on the toy engine, as the table of a study file; `changes` replace whole tables."""
+    table: dict[str, Any] = {
+        "name": "toy",
+        "storage": f"sqlite:///{folder / 'toy.db'}",
+        "seed": 1,
+        "dataset": {"rows": rows(count), "holdout": 0.4},
+        "prompt": {"user": "{{ question }}"},
+        "backend": {"kind": "tests.toy:ToyBackend", "model": "toy"},
+        "space": {
+            "top_p": {"low": 0.5, "high": 1.0},
+            "decoding": {"greedy": {"temperature": 0.0}, "sampling": {"temperature": {"low": 0.1, "high": 1.5}}},
+        },
+        "scorers": {"right": {"kind": "exact_match"}},
+        "search": {"sampler": "random", "pruner": "none"},
+        "budget": {"trials": 6},
+    }
+    return table | changes
