@@ -200,11 +200,14 @@ def shrink(means: Sequence[float], ses: Sequence[float]) -> Shrunk:
 
     Normal-normal empirical Bayes with unequal standard errors: tau^2 by Paule and Mandel (1982; recommended by
     Veroniki et al. 2016, doi 10.1002/jrsm.1164), prior mean by inverse variance; the posterior sd includes the errors
-    of the prior mean and of tau (Morris 1983). Pass the means of all trials and standard errors of what differs
-    *between* trials (see `adjusted_means`). A standard error below a third of the median one is raised to that: with
-    few or all-equal scores it is an accident, not certainty. tau is at least a tenth of the median standard error, so
-    that 1 % of a gain survives and trials that differ by no more than noise are still ranked by what was seen, not by
-    their order. All standard errors zero: nothing is shrunk. UNBOUNDED or infinite: that trial gets the prior mean.
+    of the prior mean and of tau (Morris 1983) and is still a little small: 95 % intervals from it hold 94 to 95 % of
+    the truths with 60 trials, 92 to 93 % with 10 to 25, 90 % where the trials differ far less than the noise. Pass the
+    means of all trials, and standard errors of what differs *between* trials (see `adjusted_means`).
+
+    A standard error below a third of the median one is raised to that: with few or all-equal scores it is an accident,
+    not certainty. tau is at least a tenth of the median standard error, so that 1 % of a gain survives and trials that
+    differ by no more than noise are still ranked by what was seen, not by their order. All standard errors zero:
+    nothing is shrunk. UNBOUNDED or infinite: that trial gets the prior mean.
     NaN means stay NaN. ValueError: unequal lengths, a negative standard error.
     """
     m, s = np.asarray(means, dtype=np.float64), np.asarray(ses, dtype=np.float64)
