@@ -125,5 +125,8 @@ def read_text(folder: Path, name: str) -> str:
     """The text of a file named in the study file. Raises SpecError when it cannot be read."""
     try:
         return (folder / name).read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise SpecError(f"{folder / name}: cannot be read ({error}). Paths start at the study file's folder") from error
+    except UnicodeDecodeError as error:
+        raise SpecError(f"{folder / name}: is not valid UTF-8. Save the file as UTF-8") from error
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        raise SpecError(f"{folder / name}: {reason}. Paths start at the study file's folder") from error

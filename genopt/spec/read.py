@@ -17,6 +17,24 @@ from genopt.spec.dimensions import Choices, Range
 from genopt.spec.scorers import KINDS
 
 Where = tuple[str | int, ...]
+WANTS = {
+    "string_type": "a text in quotes",
+    "int_type": "a whole number",
+    "float_type": "a number",
+    "bool_type": "true or false",
+    "list_type": "a list [...]",
+    "dict_type": "a table",
+    "model_type": "a table",
+    "model_attributes_type": "a table",
+    "callable_type": 'a callable or "module:name"',
+}
+BOUNDS = {
+    "greater_than_equal": ("ge", "too small", "{} or more"),
+    "greater_than": ("gt", "too small", "more than {}"),
+    "less_than_equal": ("le", "too large", "{} or less"),
+    "less_than": ("lt", "too large", "less than {}"),
+    "string_too_long": ("max_length", "too long", "at most {} characters"),
+}
 
 
 def read_study(path: str | Path, *, overrides: Sequence[str] = ()) -> StudySpec:
@@ -26,8 +44,15 @@ def read_study(path: str | Path, *, overrides: Sequence[str] = ()) -> StudySpec:
         table = tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
         raise SpecError(f"{path}: no such study file. Check the path, or write one with: genopt init") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise SpecError(f"{path}: cannot be read ({error})") from error
+    except IsADirectoryError:
+        raise SpecError(f"{path}: is a folder, not a study file. Name the .toml file in it") from None
+    except UnicodeDecodeError as error:
+        line = error.object.count(b"\n", 0, error.start) + 1
+        what = f"byte 0x{error.object[error.start]:02x} is not valid UTF-8"
+        raise SpecError(f"{path}: line {line}: {what}. Save the file as UTF-8") from None
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise SpecError(f"{path}: cannot be read ({reason}). Check the path and its permissions") from error
     except tomllib.TOMLDecodeError as error:
         raise SpecError(f"{path}: is not valid TOML: {error}. Check quotes, brackets and equals signs there") from error
     table.setdefault("name", path.stem)
@@ -44,7 +69,7 @@ def make_study(
     try:
         spec = StudySpec.model_validate(table)
     except ValidationError as error:
-        raise SpecError([f"{source}: {problem}" for problem in _explain(error, table)]) from None
+        raise SpecError([_blamed(problem, source, overrides) for problem in _explain(error, table)]) from None
     spec._source = source
     if folder is not None:
         spec._folder = folder
@@ -52,6 +77,15 @@ def make_study(
     if problems:
         raise SpecError([f"{source}: {problem}" for problem in problems])
     return spec
+
+
+def _blamed(problem: str, source: str, overrides: Sequence[str]) -> str:
+    """The problem with where its key was written: on the command line, or in the study file."""
+    key, _, what = problem.partition(": ")
+    for override in overrides:
+        if override.partition("=")[0].strip() == key:
+            return f"--set {override}: {what}"
+    return f"{source}: {problem}"
 
 
 def _apply(table: dict[str, Any], override: str) -> str | None:
@@ -112,11 +146,30 @@ def hint(word: str, known: Iterable[str]) -> str:
 
 def _explain(error: ValidationError, table: dict[str, Any]) -> list[str]:
     """One line per mistake: `key: what is wrong. What to do`."""
-    lines: dict[str, None] = {}  # ordered and distinct: the branches of a union repeat themselves
+    places: dict[Where, list[Any]] = {}
     for item in error.errors(include_url=False):
-        where = tuple(part for part in item["loc"] if not _is_tag(part))
-        lines[f"{_dotted(where)}: {_say(item, where, table)}"] = None
+        places.setdefault(tuple(part for part in item["loc"] if not _is_tag(part)), []).append(item)
+    lines: dict[str, None] = {}  # ordered and distinct: the branches of a union repeat themselves
+    for where, items in places.items():
+        told = [item for item in items if item["type"] not in WANTS and item["type"] != "literal_error"]
+        if not told and any(other[: len(where)] == where and other != where for other in places):
+            continue  # it was meant as a table, whose own mistakes are told
+        if len(items) > 1 and not told:  # no branch of a union takes a value of this type
+            lines[f"{_dotted(where)}: {_wanted(items)}"] = None
+            continue
+        for item in told or items[:1]:
+            lines[f"{_dotted(where)}: {_say(item, where, table)}"] = None
     return list(lines)
+
+
+def _wanted(items: Sequence[Any]) -> str:
+    """What would have been taken, when several types of value would."""
+    wants = [
+        WANTS.get(item["type"], item["ctx"]["expected"] if item["type"] == "literal_error" else "") for item in items
+    ]
+    kinds = [want for want in dict.fromkeys(wants) if want != "a whole number" or "a number" not in wants]
+    listed = " or ".join([*([", ".join(kinds[:-1])] if kinds[:-1] else []), kinds[-1]])
+    return f"{_short(items[0]['input'])} is not {listed}. Write it as {'one of these' if kinds[:-1] else 'one'}"
 
 
 def _is_tag(part: str | int) -> bool:
@@ -145,30 +198,27 @@ def _say(item: Any, where: Where, table: dict[str, Any]) -> str:
         field = model.model_fields.get(name) if model else None
         return "is missing. " + (f"Add it: {field.description}" if field and field.description else "Add it")
     if kind in ("scorer_kind", "union_tag_not_found"):
-        wanted = given.get("kind") if isinstance(given, dict) else None
+        if not isinstance(given, dict):
+            return f'{_short(given)} is not a table. Write {name} = {{ kind = "exact_match" }}'
+        wanted = given.get("kind")
         if wanted is None:
             return f'has no kind. Add kind = one of {", ".join(sorted(KINDS))}, or "module:name" of your own'
         return f'kind {wanted!r} is not a scorer genopt knows.{hint(str(wanted), KINDS)} Your own is "module:name"'
     if kind == "value_error":
         return str(item["ctx"]["error"]) + f" (given: {_short(given)})" * (not isinstance(given, (dict, list)))
     if kind == "literal_error":
-        return f"{_short(given)} is not {item['ctx']['expected']}." + hint(
-            str(given), [word.strip("'") for word in item["ctx"]["expected"].replace(" or ", ", ").split(", ")]
-        )
-    wants = {
-        "string_type": "a text in quotes",
-        "int_type": "a whole number",
-        "float_type": "a number",
-        "bool_type": "true or false",
-        "list_type": "a list [...]",
-        "dict_type": "a table",
-        "model_type": "a table",
-        "model_attributes_type": "a table",
-        "callable_type": 'a callable or "module:name"',
-    }
-    if kind in wants:
-        return f"{_short(given)} is not {wants[kind]}. Write it as one"
-    return f"{item['msg'][0].lower()}{item['msg'][1:]} (given: {_short(given)})"
+        words = [word.strip("'") for word in item["ctx"]["expected"].replace(" or ", ", ").split(", ")]
+        close = difflib.get_close_matches(str(given), words, n=1)
+        guess = f"Did you mean {close[0]!r}?" if close else "Use one of them"
+        return f"{_short(given)} is not {item['ctx']['expected']}. {guess}"
+    if kind in WANTS:
+        return f"{_short(given)} is not {WANTS[kind]}. Write it as one"
+    if kind in BOUNDS:
+        key, what, instead = BOUNDS[kind]
+        return f"{_short(given)} is {what}. Use {instead.format(item['ctx'][key])}"
+    if kind in ("too_short", "string_too_short"):
+        return "is empty. Give at least one" if kind == "too_short" else "is empty. Write a text"
+    return f"{_short(given)} is not allowed: {item['msg'][0].lower()}{item['msg'][1:]}"
 
 
 def _short(value: Any) -> str:
