@@ -11,8 +11,8 @@ from genopt.errors import SpecError
 from genopt.spec.read import hint
 
 
-def load_object(name: str, folder: Path) -> Any:
-    """The object that "module:name" names. Raises SpecError that says what was tried."""
+def load_object(name: str, folder: Path, *, key: str) -> Any:
+    """The object that "module:name" names. Raises SpecError that says what was tried; `key` is where it was named."""
     module_name, _, attribute = name.partition(":")
     if str(folder) not in sys.path:
         sys.path.insert(0, str(folder))
@@ -21,12 +21,16 @@ def load_object(name: str, folder: Path) -> Any:
         module = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
         if error.name != module_name.split(".")[0] and error.name != module_name:
-            raise SpecError(f"{name}: importing {module_name} failed: {error}. Install what it needs") from error
-        raise SpecError(f"{name}: there is no module {module_name!r} in {folder} or among the installed ones") from None
+            raise SpecError(f"{key}: importing {module_name} failed: {error}. Install what it needs") from error
+        raise SpecError(
+            f"{key}: {name}: there is no module {module_name!r} in {folder} or among the installed ones. Check the name"
+        ) from None
     except Exception as error:
-        raise SpecError(f"{name}: importing {module_name} failed: {type(error).__name__}: {error}") from error
+        raise SpecError(
+            f"{key}: importing {module_name} failed: {type(error).__name__}: {error}. Correct that module"
+        ) from error
     try:
         return getattr(module, attribute)
     except AttributeError:
         known = [n for n in vars(module) if not n.startswith("_")]
-        raise SpecError(f"{name}: {module_name} has no {attribute!r}.{hint(attribute, known)}") from None
+        raise SpecError(f"{key}: {module_name} has no {attribute!r}.{hint(attribute, known)}") from None

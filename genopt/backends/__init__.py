@@ -24,7 +24,7 @@ def make_backend(spec: BackendSpec, folder: Path) -> Backend:
         name = spec.kind
     else:
         raise SpecError(f'backend.kind: there is no engine {spec.kind!r}.{hint(spec.kind, KINDS)} Or "module:Class"')
-    made = load_object(name, folder)
+    made = load_object(name, folder, key="backend.kind")
     model = str(folder / spec.model) if (folder / spec.model).is_dir() else spec.model
     try:
         backend = made(model=model, options=spec.options)
@@ -41,7 +41,7 @@ def declared(kind: str, model: str | None, folder: Path) -> tuple[Mapping[str, D
         if kind not in KINDS:
             raise SpecError(f"there is no engine {kind!r}.{hint(kind, KINDS)} For your own, give --model too")
         module = importlib.import_module(KINDS[kind].partition(":")[0])
-        domains: Mapping[str, Domain] = module.PARAMETERS
+        domains: Mapping[str, Domain] = module.PARAMS
         return domains, {}
     backend = make_backend(BackendSpec(kind=kind, model=model), folder)
 

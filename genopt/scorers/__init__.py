@@ -41,16 +41,16 @@ def make_scorer(name: str, spec: ScorerSpec, folder: Path) -> Scorer:
     options = spec.model_dump(by_alias=True, exclude={"kind"})
     if isinstance(spec, (Function, Plugin)):
         function = spec.function if isinstance(spec, Function) else spec.kind
-        made = load_object(function, folder) if isinstance(function, str) else function
+        made = load_object(function, folder, key=f"scorers.{name}") if isinstance(function, str) else function
         options.pop("function", None)
         if not inspect.isclass(made):
             if options:
                 raise SpecError(
                     f"scorers.{name}: a function takes no keys, but {', '.join(options)} is given. Drop them"
                 )
-            made, options = load_object(FUNCTION, folder), {"function": made}
+            made, options = load_object(FUNCTION, folder, key=f"scorers.{name}"), {"function": made}
     else:
-        made = load_object(KINDS[spec.kind], folder)
+        made = load_object(KINDS[spec.kind], folder, key=f"scorers.{name}")
         if spec.kind == "embedding" and (folder / str(options["model"])).is_dir():
             options["model"] = str(folder / str(options["model"]))
     try:
@@ -68,7 +68,7 @@ def scorer_key(spec: ScorerSpec, scorer: Scorer, folder: Path, *, repeats: int) 
     described: dict[str, Any] = spec.model_dump(mode="python", by_alias=True)
     if isinstance(spec, (Function, Plugin)):
         function = spec.function if isinstance(spec, Function) else spec.kind
-        loaded = load_object(function, folder) if isinstance(function, str) else function
+        loaded = load_object(function, folder, key=f"scorers.{scorer.name}") if isinstance(function, str) else function
         described["function"] = f"{getattr(loaded, '__module__', '')}:{getattr(loaded, '__qualname__', repr(loaded))}"
         described["source"] = _source(loaded)
     if "repeats" in scorer.needs:
