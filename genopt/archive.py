@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,8 @@ from genopt.space import SearchSpace
 from genopt.spec.read import read_study
 from genopt.store import Spent, Store, Worker, masked
 from genopt.study import TrialRecord, copy_trials, open_study, remove_study
+
+_STUDY = re.compile(r"([\w+]+://(?:[^:/]*:[^@]*@)?[^#]*)#(.+)")  # a # in the password ends nothing
 
 
 @dataclass(frozen=True)
@@ -70,10 +73,10 @@ class Archive:
 def locate(where: str) -> tuple[str, str]:
     """The storage URL and the name behind STUDY: a study file, or storage-URL#name. Raises SpecError."""
     if "://" in where:
-        url, hash_sign, name = where.partition("#")
-        if not hash_sign or not name:
-            raise SpecError(f"{masked(where)}: names a storage but no study. Write storage-URL#name")
-        return url, name
+        found = _STUDY.fullmatch(where)
+        if found is None:
+            raise SpecError(f"{masked(where.rstrip('#'))}: names a storage but no study. Write storage-URL#name")
+        return found[1], found[2]
     spec = read_study(Path(where))
     return spec.url, spec.name
 

@@ -128,11 +128,11 @@ def generation_id(study_id: int, config_key: str, example_id: str, sample: int, 
 
 
 def masked(url: str | URL) -> str:
-    """The URL without its password, for messages."""
+    """The URL without its password, for messages; one that cannot be taken apart is shown only if it can hold none."""
     try:
         return make_url(url).render_as_string(hide_password=True)
-    except sa.exc.ArgumentError:
-        return "the storage URL"
+    except (sa.exc.ArgumentError, ValueError):
+        return "the storage URL" if "@" in str(url) else repr(str(url))
 
 
 def tune_sqlite(engine: Engine) -> None:
@@ -168,10 +168,8 @@ class Store:
         self.url = url
         try:
             self._engine = sa.create_engine(url, **engine_options(url))
-        except (sa.exc.ArgumentError, ModuleNotFoundError) as error:
-            raise StudyError(
-                f"storage: {masked(url)} cannot be used ({error})", hint="write e.g. sqlite:///study.db"
-            ) from None
+        except (sa.exc.ArgumentError, ModuleNotFoundError, ValueError) as error:
+            raise StudyError(f"storage: {masked(url)} cannot be used ({refusal(error)})", hint=URL_HINT) from None
         tune_sqlite(self._engine)
         self._connection: sa.Connection | None = None
 
@@ -315,6 +313,7 @@ class Store:
         self._engine.dispose()
 
 
+URL_HINT = "write e.g. sqlite:///study.db or postgresql://user:password@host/database; %40 stands for @ in a password"
 UNIQUE = ("config_key", "example_id", "sample", "phase")
 
 
@@ -369,6 +368,13 @@ def _generation(row: Any) -> Generation:
         seconds=row["seconds"],
         why=row["why"],
     )
+
+
+def refusal(error: Exception) -> str:
+    """Why a URL is refused; nothing of it is quoted when it may hold a password that could not be told apart."""
+    if isinstance(error, ValueError) and not isinstance(error, sa.exc.ArgumentError):
+        return "its port is not a number"
+    return str(error).splitlines()[0]
 
 
 def _reason(error: Exception) -> str:

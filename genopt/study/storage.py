@@ -8,7 +8,7 @@ from optuna.storages import RDBStorage, get_storage
 from optuna.storages._cached_storage import _CachedStorage
 
 from genopt.errors import StudyError
-from genopt.store import engine_options, masked, tune_sqlite
+from genopt.store import URL_HINT, engine_options, masked, refusal, tune_sqlite
 
 
 def open_storage(url: str, *, create: bool = True) -> tuple[_CachedStorage, RDBStorage]:
@@ -17,6 +17,8 @@ def open_storage(url: str, *, create: bool = True) -> tuple[_CachedStorage, RDBS
     try:
         _refuse_strangers(url, create=create)
         storage = RDBStorage(url, engine_kwargs=engine_options(url))
+    except (sa.exc.ArgumentError, ModuleNotFoundError, ValueError) as error:
+        raise StudyError(f"storage: {masked(url)} cannot be used ({refusal(error)})", hint=URL_HINT) from None
     except (sa.exc.SQLAlchemyError, ImportError, RuntimeError, OSError) as error:
         reason = str(getattr(error, "orig", None) or error).splitlines()[0]
         raise StudyError(
