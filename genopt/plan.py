@@ -209,7 +209,7 @@ async def prepare(spec: StudySpec) -> Plan:
             await asyncio.shield(part.aclose())
         if isinstance(error, SpecError):
             raise SpecError(
-                [p if p.startswith(spec.source) else f"{spec.source}: {p}" for p in error.problems]
+                [p if p.startswith(spec.source) else f"{spec.source}: {p}" for p in error.problems], hint=error.hint
             ) from None
         raise
 
@@ -220,6 +220,8 @@ def _attempt(found: list[str], make: Any) -> Any:
         return make()
     except SpecError as error:
         found += error.problems
+        if error.hint:
+            found[-1] += f". {error.hint}"
     except MissingExtra:
         raise
     except GenoptError as error:
@@ -304,8 +306,8 @@ def _names_are_known(
                 found.append(f"space.{path}: is a parameter of {engine}, so it cannot name a switch. Rename the switch")
         elif name not in known:
             found.append(
-                f"space.{path}: is neither a parameter of {engine} nor a variable of the prompt."
-                + hint(name, [*info.params, *used - fields])
+                f"space.{path}: is neither a parameter of {engine} nor a variable that the prompt uses"
+                f" ({{{{ {name} }}}})." + hint(name, [*info.params, *used - fields])
             )
         elif name in info.params:
             found += [f"space.{path}: {problem}" for problem in _illegal(dimension, info.params[name])]
@@ -315,7 +317,7 @@ def _names_are_known(
             try:
                 info.params[name].coerce(value)
             except ValueError as error:
-                found.append(f"baseline.{name}: {error}")
+                found.append(f"baseline.{name}: {_refused(info.params[name], error)}")
         elif name not in variables | switches | {"shots"} and name not in used:
             found.append(
                 f"baseline.{name}: is neither a parameter of {engine} nor a variable of the prompt."
@@ -348,7 +350,12 @@ def _illegal(dimension: spaces.Dimension, domain: Domain) -> Iterator[str]:
         try:
             domain.coerce(value)
         except ValueError as error:
-            yield f"{error}. Legal: {domain.bounds()}"
+            yield _refused(domain, error)
+
+
+def _refused(domain: Domain, error: ValueError) -> str:
+    """Why a value is not legal, and what would be."""
+    return f"{error}. " + ("Stay inside it" if domain.bounds() in str(error) else f"Legal: {domain.bounds()}")
 
 
 def _today(spec: StudySpec, space: SearchSpace, info: BackendInfo, fields: frozenset[str]) -> dict[str, ParamValue]:
@@ -381,7 +388,7 @@ def _render_everything(plan: Plan) -> None:
 
 def _affordable(plan: Plan) -> None:
     """Raise SpecError when the budget cannot even pay for a baseline, one trial and the verdict."""
-    budget, least = plan.spec.budget.generations, plan.bill().confirm + 2 * len(plan.tune) * plan.spec.search.repeats
+    budget, least = plan.spec.budget.generations, plan.bill().reserve + 2 * len(plan.tune) * plan.spec.search.repeats
     if budget is not None and budget < least:
         raise SpecError(
             f"budget.generations: {budget} is too few: baseline, one trial and the verdict take {least}. Raise it,"
