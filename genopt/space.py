@@ -149,7 +149,9 @@ class SearchSpace:
                 case Choice(values, labels):
                     if value not in values:
                         return None
-                    answers[prefix + name] = labels[values.index(value)]
+                    same = [i for i, known in enumerate(values) if known == value]  # 1 == True, but 1.0 may stand for 1
+                    best = next((i for i in same if type(values[i]) is type(value)), same[0])
+                    answers[prefix + name] = labels[best]
                 case Switch(branches):
                     named = (value,) if value is not None else tuple(branches)
                     for branch in named:
@@ -280,6 +282,7 @@ def canonical(
     if kept.get("top_k") == 1 and beams == 1 and "temperature" in kept:
         kept["temperature"] = 0.0
     if deterministic(kept):
+        kept["temperature"] = 0.0
         for name in GREEDY_INERT:
             kept.pop(name, None)
     if beams == 1:
@@ -308,8 +311,8 @@ def deterministic(params: Params) -> bool:
 
 def config_key(identity: Mapping[str, str], texts: Sequence[str], params: Params) -> str:
     """The identity of a configuration: sha256 over the engine, the prompt's texts and the canonical parameters."""
-    plain = [dict(sorted(identity.items())), list(texts), params]
-    return hashlib.sha256(json.dumps(plain, ensure_ascii=False, default=list).encode()).hexdigest()
+    plain = json.dumps([dict(identity), list(texts), dict(params)], ensure_ascii=False, sort_keys=True)
+    return hashlib.sha256(plain.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def default_space(domains: Mapping[str, Domain]) -> SearchSpace:
