@@ -45,8 +45,11 @@ class Constraint:
         return max(bounds, default=0.0)
 
     def __str__(self) -> str:
-        bound = f">= {self.at_least:g}" if self.at_least is not None else f"<= {self.at_most:g}"
-        return f"{self.metric} {bound}"
+        if self.at_least is None:
+            return f"{self.metric} <= {self.at_most:g}"
+        if self.at_most is None:
+            return f"{self.metric} >= {self.at_least:g}"
+        return f"{self.at_least:g} <= {self.metric} <= {self.at_most:g}"
 
 
 @dataclass(frozen=True, slots=True)
