@@ -172,7 +172,8 @@ class Session:
         await self.flush()
         memory = await self.memory(config, phase)
         evaluation = Evaluation(config, examples)
-        cells = [(position, replicate) for replicate in range(replicates) for position in range(len(examples))]
+        rounds = 1 if config.deterministic else replicates  # the same text again says nothing new
+        cells = [(position, replicate) for replicate in range(rounds) for position in range(len(examples))]
 
         async def observe(index: int) -> Observation:
             position, replicate = cells[index]
