@@ -12,18 +12,20 @@ import regex
 
 from genopt.metrics import UNSPACED, fold
 
+# Scripts in which a word or number may touch the next word: those without spaces, and Korean with its particles.
+_GLUED = rf"{UNSPACED}\p{{Hangul}}"
+_LETTER = rf"[\w--[{_GLUED}]]"
+_EDGE = regex.compile(_LETTER, regex.V1)
 _THOUSANDS = "[,'_\N{RIGHT SINGLE QUOTATION MARK}\N{NO-BREAK SPACE}\N{NARROW NO-BREAK SPACE}]"
 _WHOLE = rf"(?:[0-9]{{1,3}}(?:{_THOUSANDS}[0-9]{{3}})+(?![0-9])|[0-9]+)"
 # Not inside a word (H2O, v2) nor behind a decimal point (1.2.3); a sign only where no word ends (10-5); a fraction only
 # where it is no date (1/2/2024).
 _NUMBER = regex.compile(
-    r"(?<!\w)(?<![0-9]\.)(?P<sign>[-+\N{MINUS SIGN}])?(?:[$€£¥]\s?)?"
+    rf"(?<!{_LETTER})(?<![0-9]\.)" + r"(?P<sign>[-+\N{MINUS SIGN}])?(?:[$€£¥]\s?)?"
     rf"(?P<size>{_WHOLE}(?:\.[0-9]+)?|(?<![\w.,])\.[0-9]+)(?P<power>[eE][-+]?[0-9]+)?"
-    r"(?:(?<!/[0-9]+)/(?P<under>[0-9]+)(?![0-9/]))?(?P<percent>\s?\\?[%\N{FULLWIDTH PERCENT SIGN}])?"
+    r"(?:(?<!/[0-9]+)/(?P<under>[0-9]+)(?![0-9/]))?(?P<percent>\s?\\?[%\N{FULLWIDTH PERCENT SIGN}])?",
+    regex.V1,
 )
-# Korean glues its particles to the noun, so a word is looked for inside a longer one there too.
-_GLUED = rf"{UNSPACED}\p{{Hangul}}"
-_EDGE = regex.compile(rf"(?V1)[\w--[{_GLUED}]]")
 _FENCE = regex.compile(r"```[\w+-]*[ \t]*\n?(.*?)```", regex.DOTALL)
 
 
@@ -78,8 +80,8 @@ def finder(alternatives: Iterable[str], *, case_sensitive: bool = False) -> rege
         if not pieces:
             continue
         first, last = pieces[0][0], pieces[-1][-1]
-        before = rf"(?<![\w--[{_GLUED}]])" if _EDGE.match(first) else ""
-        after = rf"(?![\w--[{_GLUED}]])" if _EDGE.match(last) else ""
+        before = rf"(?<!{_LETTER})" if _EDGE.match(first) else ""
+        after = rf"(?!{_LETTER})" if _EDGE.match(last) else ""
         if first.isdigit():
             before += r"(?<!\d\.)(?<!\d,(?=\d{3}(?!\d)))"
         if last.isdigit():

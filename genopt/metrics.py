@@ -25,8 +25,11 @@ _ASCII_WORD = regex.compile(r"\w+", regex.ASCII)
 _WORD = regex.compile(rf"(?V1)[{UNSPACED}]\p{{M}}*|[\w--[{UNSPACED}]]+")
 _ANSWER_TOKEN = regex.compile(rf"(?V1)[{UNSPACED}]\p{{M}}*|[^\s{UNSPACED}]+")
 _NOT_SPACE = regex.compile(r"\S")
-# What SQuAD drops, and every other punctuation mark; but a decimal point and a sign belong to their number.
-_PUNCTUATION = regex.compile(r"(?!(?<=\d)\.\d)(?!(?<![\w.])-\.?\d)[\p{P}$+<=>^`|~]")
+# What SQuAD drops and every other punctuation mark, but for a sign, and for marks inside a number other than the comma
+# of thousands.
+_PUNCTUATION = regex.compile(
+    r"(?<=\d),(?=\d{3}(?!\d))|(?!(?<=\d)[\p{P}$+<=>^`|~]\d)(?!(?<![\w.])-\.?\d)[\p{P}$+<=>^`|~]"
+)
 _ARTICLE = regex.compile(r"\b(?:a|an|the)\b")
 _TYPOGRAPHIC = str.maketrans(
     {
@@ -66,8 +69,8 @@ def fold(text: str) -> str:
 def normalize(text: str) -> str:
     """The text as short answers are compared (SQuAD): lower case, no punctuation, no a/an/the, single spaces.
 
-    Unlike SQuAD's, it keeps decimal points and signs (3.5 is not 35, -3 is not 3), and what would vanish altogether
-    ("A" as a choice, "The", "?") is kept as far as it goes.
+    Unlike SQuAD's, it keeps signs and the marks inside a number other than the comma of thousands (-3 is not 3, 3.5 and
+    3-5 are not 35), and what would vanish altogether ("A" as a choice, "The", "?") is kept as far as it goes.
     """
     lowered = fold(text.casefold())
     plain = _PUNCTUATION.sub("", lowered)
