@@ -29,12 +29,17 @@ async def run_trial(
     progress = asyncio.Event()
     failure: list[BaseException] = []
     running: set[asyncio.Task[None]] = set()
+    free = window
 
     async def one(index: int) -> None:
         nonlocal free
         try:
             results[index] = await observe(index)
             finished[index] = 1
+        except asyncio.CancelledError:
+            failure.append(RuntimeError(f"observation {index} was cancelled by what it waited for"))
+            progress.set()  # when this trial itself cancels, nobody listens any more
+            raise
         except Exception as error:
             failure.append(error)
         free += 1  # here, and not when the task is seen to be done: the loop below wakes before that
@@ -44,7 +49,6 @@ async def run_trial(
         return [result for result in results[:done] if result is not None]
 
     started = done = 0
-    free = window
     looks = list(rungs)
     try:
         while done < count:
