@@ -149,8 +149,11 @@ def _explain(error: ValidationError, table: dict[str, Any]) -> list[str]:
     places: dict[Where, list[Any]] = {}
     for item in error.errors(include_url=False):
         places.setdefault(tuple(part for part in item["loc"] if not _is_tag(part)), []).append(item)
+    misspelt = [where for where, items in places.items() if items[0]["type"] == "extra_forbidden"]
     lines: dict[str, None] = {}  # ordered and distinct: the branches of a union repeat themselves
     for where, items in places.items():
+        if items[0]["type"] == "missing" and any(_is_slip(other, where) for other in misspelt):
+            continue  # told as the unknown key that it was written as
         told = [item for item in items if item["type"] not in WANTS and item["type"] != "literal_error"]
         if not told and any(other[: len(where)] == where and other != where for other in places):
             continue  # it was meant as a table, whose own mistakes are told
@@ -160,6 +163,11 @@ def _explain(error: ValidationError, table: dict[str, Any]) -> list[str]:
         for item in told or items[:1]:
             lines[f"{_dotted(where)}: {_say(item, where, table)}"] = None
     return list(lines)
+
+
+def _is_slip(written: Where, meant: Where) -> bool:
+    """True when a key beside the one meant looks like a misspelling of it."""
+    return written[:-1] == meant[:-1] and bool(difflib.get_close_matches(str(written[-1]), [str(meant[-1])], n=1))
 
 
 def _wanted(items: Sequence[Any]) -> str:
