@@ -21,6 +21,7 @@ _WHOLE = rf"(?:[0-9]{{1,3}}(?:{_THOUSANDS}[0-9]{{3}})+(?![0-9])|[0-9]+)"
 # Not inside a word (H2O, v2) nor behind a decimal point (1.2.3); a sign only where no word ends (10-5); a fraction only
 # where it is no date (1/2/2024).
 _NUMBER = regex.compile(
+    r"(?=[-+\N{MINUS SIGN}$€£¥.0-9])"  # a quick look before the slow ones
     rf"(?<!{_LETTER})(?<![0-9]\.)" + r"(?P<sign>[-+\N{MINUS SIGN}])?(?:[$€£¥]\s?)?"
     rf"(?P<size>{_WHOLE}(?:\.[0-9]+)?|(?<![\w.,])\.[0-9]+)(?P<power>[eE][-+]?[0-9]+)?"
     r"(?:(?<!/[0-9]+)/(?P<under>[0-9]+)(?![0-9/]))?(?P<percent>\s?\\?[%\N{FULLWIDTH PERCENT SIGN}])?",

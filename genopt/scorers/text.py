@@ -136,10 +136,11 @@ class Numeric(_Closes):
         self.name = name
         self._tolerance = tolerance
         self._index = -1 if which == "last" else 0
+        self._references: dict[str, extract.Number | None] = {}
 
     async def prepare(self, examples: Sequence[Example]) -> tuple[str, ...]:
         """A warning when references hold no number. Raises SpecError when none does."""
-        bad = [e for e in examples if e.references and not any(self._number(r) for r in e.references)]
+        bad = [e for e in examples if e.references and not self._wanted(e)]
         if bad and len(bad) == len(examples):
             raise SpecError(f"scorers.{self.name}: no reference holds a number. Choose another kind")
         if bad:
@@ -150,9 +151,15 @@ class Numeric(_Closes):
         found = extract.numbers(text)
         return found[self._index] if found else None
 
+    def _wanted(self, example: Example) -> list[extract.Number]:
+        for text in example.references:
+            if text not in self._references:
+                self._references[text] = self._number(text)
+        return [number for number in map(self._references.get, example.references) if number]
+
     async def score(self, example: Example, generations: Sequence[Generation]) -> list[Score]:
         """One score per generation, None when no reference holds a number."""
-        wanted = [number for number in map(self._number, example.references) if number]
+        wanted = self._wanted(example)
         if not wanted:
             why = "no reference holds a number" if example.references else NO_REFERENCE
             return [Score(None, why)] * len(generations)
