@@ -53,6 +53,7 @@ class Verdict:
     losses: int = 0
     objective: str = ""
     trial: int | None = None
+    searched: tuple[str, ...] = ()
     note: str = ""
     metrics: Mapping[str, Any] | None = None
 
@@ -190,6 +191,7 @@ def _verdict(
         "level": level,
         "look": look,
         "objective": plan.goal.title,
+        "searched": tuple(sorted({*plan.space.names(), *plan.space.switches(), *plan.spec.baseline})),
     }
     if winner is None or held_out is None:
         return Verdict(
@@ -227,15 +229,15 @@ def _verdict(
         losses=result.losses,
         trial=number,
         note=note,
-        metrics=_metrics(before, after),
+        metrics=_metrics(before, after, {*plan.goal.metrics(), *plan.scorers, "completion_tokens"}),
         **common,
     )
 
 
-def _metrics(before: Evaluation, after: Evaluation) -> dict[str, Any]:
-    """Mean of every metric on the holdout, winner and baseline."""
+def _metrics(before: Evaluation, after: Evaluation, names: set[str]) -> dict[str, Any]:
+    """Mean of each of these metrics on the holdout, winner and baseline."""
     old, new = before.means(), after.means()
-    return {name: {"winner": _round(new.get(name)), "baseline": _round(old.get(name))} for name in sorted(old)}
+    return {name: {"winner": _round(new.get(name)), "baseline": _round(old.get(name))} for name in sorted(names)}
 
 
 def _round(value: float | None) -> float | None:

@@ -3,7 +3,6 @@ terminal, plain lines at a calmer pace."""
 
 from __future__ import annotations
 
-import math
 import time
 from types import TracebackType
 from typing import TextIO
@@ -13,7 +12,7 @@ from rich.live import Live
 from rich.text import Text
 
 from genopt.events import Event, Note, Progress, StageStarted, TrialDone
-from genopt.report import brief, duration
+from genopt.report import brief, duration, score
 
 PLAIN_EVERY = 15.0  # seconds between progress lines where nothing is live
 
@@ -66,16 +65,18 @@ class Console:
         self._rich.print(Text(text, style=style or ""))
 
     def _trial(self, event: TrialDone) -> None:
-        name = "baseline" if event.number is None else f"trial {event.number:>3}"
+        name = "baseline " if event.baseline else f"trial {event.number:>3}"
         if event.outcome == "failed":
             self._line(f"{name}  failed", "red")
             return
-        score = f"{event.mean:7.4f} ±{1.96 * event.se:.4f}" if math.isfinite(event.mean) else "      ?       "
         what = {"stopped early": f"stopped at {event.n}/{event.of}", "duplicate": "known already"}.get(
             event.outcome, ""
         )
         marks = "  ".join(filter(None, ["best" if event.best else "", what, event.why]))
-        self._line(f"{name}  {score}  {brief(event.params)}{'  ' + marks if marks else ''}", "green" * event.best)
+        self._line(
+            f"{name}  {score(event.mean, event.se)}  {brief(event.params)}{'  ' + marks if marks else ''}",
+            "green" * event.best,
+        )
 
     def _progress(self, event: Progress) -> None:
         now = time.monotonic()

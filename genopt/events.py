@@ -41,6 +41,7 @@ class TrialDone:
     outcome: Literal["complete", "stopped early", "duplicate", "failed"]
     best: bool
     why: str = ""
+    baseline: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import unicodedata
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from genopt.stats import UNBOUNDED
 from genopt.types import Domain, Params
 
 if TYPE_CHECKING:
@@ -19,6 +21,13 @@ def duration(seconds: float) -> str:
         return f"{seconds:.0f} s"
     minutes = round(seconds / 60)
     return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60} min"
+
+
+def score(mean: float | None, se: float | None, width: int = 7) -> str:
+    """A mean and the half width of its 95 % interval; "?" for what the data cannot tell."""
+    known_mean = "?" if mean is None or not math.isfinite(mean) else f"{mean:.4f}"
+    known_half = "?" if se is None or not se < UNBOUNDED else f"{1.96 * se:.4f}"
+    return f"{known_mean:>{width}} ±{known_half:<6}"
 
 
 def brief(params: Params | Mapping[str, Any]) -> str:
@@ -66,7 +75,7 @@ def verdict_text(verdict: Mapping[str, Any]) -> str:
     lines += ["", "Settings to use:" if verdict["verdict"] == "improved" else "Keep:"]
     before, after = verdict["baseline_params"], verdict["params"]
     kept = after if verdict["verdict"] == "improved" else before
-    for name in sorted(kept):
+    for name in sorted(name for name in kept if name in verdict["searched"] or kept[name] != before.get(name)):
         was = before.get(name)
         changed = f"   (was {_value(was)})" if kept[name] != was and name in before else ""
         lines.append(f"  {name:<20} {_value(kept[name])}{changed}")
@@ -125,16 +134,14 @@ def best_text(archive: Archive) -> str:
 
 def trials_text(archive: Archive) -> str:
     """One line per trial, the best first."""
-    lines = ["trial  state     n     mean      ±95%     parameters"]
+    lines = ["trial  state     n     mean    ±95 %    parameters"]
     rows = sorted(archive.rows(), key=lambda row: -(row["mean"] if row["mean"] is not None else float("-inf")))
     for row in rows:
         state = "stopped" if row["stopped_early"] else row["state"]
         if row["duplicate_of"] is not None:
             state = "known"
-        mean = "      ?" if row["mean"] is None else f"{row['mean']:7.4f}"
-        half = "      ?" if row["se"] is None else f"{1.96 * row['se']:7.4f}"
         number = "  base" if row["number"] is None else f"{row['number']:>5}{'*' if row['baseline'] else ' '}"
-        lines.append(f"{number} {state:<9} {row['n']:<5} {mean}  {half}   {brief(row['params'])}")
+        lines.append(f"{number} {state:<9} {row['n']:<5} {score(row['mean'], row['se'])}  {brief(row['params'])}")
     return "\n".join([*lines, "* baseline"])
 
 

@@ -54,6 +54,7 @@ async def measure_baseline(session: Session) -> Evaluation:
 async def _enter_baseline(session: Session, config: Configuration, evaluation: Evaluation) -> None:
     """Enter the baseline as a finished trial; Optuna is not told of one outside the space, which would shrink what its
     samplers model."""
+    plan = session.plan
     known = _known(session, None, evaluation, None)
     located = _locate(session, config)
     number: int | None = None
@@ -72,7 +73,9 @@ async def _enter_baseline(session: Session, config: Configuration, evaluation: E
     session.seen.add(config.key)
     stored = {"key": config.key, "params": _plain(config.params), **_finite(asdict(known))}
     await session.db(session.study.set_attribute, "baseline", stored)
-    _announce(session, number, config.params, known, "complete")
+    searched = {*plan.space.names(), *plan.space.switches(), *plan.spec.baseline}
+    told = {name: value for name, value in config.params.items() if name in searched}
+    _announce(session, number, told, known, "complete", baseline=True)
 
 
 def _locate(session: Session, config: Configuration) -> dict[str, Any] | None:
@@ -294,9 +297,10 @@ def _announce(
     *,
     best: bool = False,
     why: str = "",
+    baseline: bool = False,
 ) -> None:
     mean, se, n = (known.mean, known.se, known.n) if known else (math.nan, math.nan, 0)
-    session.emit(TrialDone(number, params, mean, se, n, len(session.plan.tune), outcome, best, why))
+    session.emit(TrialDone(number, params, mean, se, n, len(session.plan.tune), outcome, best, why, baseline))
 
 
 def _finite(outcome: dict[str, Any]) -> dict[str, Any]:
