@@ -46,6 +46,7 @@ class Writer:
     def flush(self) -> Future[None]:
         """A future that is done when everything added before is committed."""
         future: Future[None] = Future()
+        future.set_running_or_notify_cancel()  # who stops waiting (Ctrl-C) must not cancel what the thread will set
         with self._wake:
             self._check()
             if not self._rows and not self._waiting and not self._busy:
@@ -64,15 +65,21 @@ class Writer:
 
     def _check(self) -> None:
         if self._error is not None:
-            raise StudyError(
-                f"storage: {masked(self._url)} could not be written: {self._error}",
-                hint="nothing committed is lost: free the disk or restart the database, then run the same command",
-            ) from self._error
+            raise self._failure(self._error) from self._error
+
+    def _failure(self, error: BaseException) -> StudyError:
+        reason = (str(getattr(error, "orig", None) or error) or type(error).__name__).splitlines()[0]
+        return StudyError(
+            f"storage: {masked(self._url)} could not be written: {reason}",
+            hint="nothing committed is lost: free the disk or restart the database, then run the same command",
+        )
 
     def _run(self) -> None:
-        store = Store(self._url)
+        waiting: list[Future[None]] = []
+        store: Store | None = None
         beaten = time.monotonic()
         try:
+            store = Store(self._url)
             while True:
                 with self._wake:
                     if not self._rows and not self._waiting and not self._closing:
@@ -96,14 +103,17 @@ class Writer:
                     self._try(lambda: store.beat(self._worker_id))
                     beaten = time.monotonic()
         except BaseException as error:
-            log.error("the storage cannot be written: %s", error)
+            failure = self._failure(error)
+            failure.__cause__ = error
+            log.error("%s", failure)
             with self._wake:
                 self._error = error
                 for future in [*waiting, *self._waiting]:
                     if not future.done():
-                        future.set_exception(error)
+                        future.set_exception(failure)
         finally:
-            store.close()
+            if store is not None:
+                store.close()
 
     def _commit(self, store: Store, rows: Mapping[str, list[Mapping[str, Any]]]) -> None:
         """Commit, and keep trying while the database is away or busy."""
