@@ -230,9 +230,8 @@ class Observer:
         if all(key in row.scores for row in rows):
             return [row.scores[key] for row in rows]
         together = "repeats" in scorer.needs
-        asked = [
-            row for row in (rows if together else {row.id: row for row in rows}.values()) if not row.generation.failed
-        ]
+        wanted = rows if together else {row.id: row for row in rows if key not in row.scores}.values()
+        asked = [row for row in wanted if not row.generation.failed]
         try:
             given = await scorer.score(example, [row.generation for row in asked]) if asked else []
         except ScorerError:
@@ -245,11 +244,11 @@ class Observer:
             raise ScorerError(f"scorer {name!r} gave {len(given)} scores for {len(asked)} generations")
         found = dict(zip((row.id for row in asked), given, strict=True))
         for row in rows:
-            score = found.setdefault(row.id, Score(LOWEST, row.generation.why or row.generation.finish))
             if key not in row.scores:
+                score = found.get(row.id) or Score(LOWEST, row.generation.why or row.generation.finish)
                 row.scores[key] = score
                 self.writer.add("genopt_scores", score_row(row.id, key, score))
-        return [found[row.id] for row in rows]
+        return [row.scores[key] for row in rows]  # as stored, so that a resumed study reads the same
 
 
 def measured(generations: Sequence[Generation]) -> dict[str, float]:
