@@ -42,6 +42,8 @@ class Regex(Table):
     """Letters of inline flags, e.g. "is"."""
     group: int | str | None = None
     """The group to extract and compare."""
+    match: Literal["last", "any"] = "last"
+    """Which match counts when a group is compared."""
 
 
 class Numeric(Table):
@@ -86,6 +88,8 @@ class Bleu(Table):
     """Sentence BLEU on [0, 1] against all references together."""
 
     kind: Literal["bleu"]
+    tokenize: Literal["13a", "intl", "zh", "char", "none"] = "13a"
+    """sacrebleu's tokenizer; Chinese needs zh."""
 
 
 class Levenshtein(Table):
