@@ -66,12 +66,11 @@ class Evaluation:
 
     def _means(self, value: Callable[[Observation], float], n: int | None) -> NDArray[np.float64]:
         count = len(self.examples) if n is None else n
-        totals, known = np.zeros(count), np.zeros(count)
-        for (position, _), cell in self.cells.items():
-            got = value(cell)
-            if position < count and not math.isnan(got):
-                totals[position] += got
-                known[position] += 1
+        positions = np.array([position for position, _ in self.cells], dtype=np.intp)
+        values = np.array([value(cell) for cell in self.cells.values()], dtype=np.float64)
+        kept = ~np.isnan(values) & (positions < count)
+        known = np.bincount(positions[kept], minlength=count)
+        totals = np.bincount(positions[kept], weights=values[kept], minlength=count)
         means = np.full(count, math.nan)
         np.divide(totals, known, out=means, where=known > 0)
         return means
