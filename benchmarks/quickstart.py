@@ -1,7 +1,7 @@
-"""python benchmarks/quickstart.py [SEEDS]   the quickstart over several study seeds: verdict, cost, and against greedy.
+"""python benchmarks/quickstart.py [SEEDS]   the quickstart over several study seeds: verdict, cost, against greedy.
 
-Each seed is a whole `genopt optimize` in a process of its own on a copy of the study, so that time and memory are those a
-newcomer sees. The best greedy configuration is taken over repetition penalties 1.0, 1.1, 1.2 and 1.3, on the very rows
+Each seed is a whole `genopt optimize` in a process of its own on a copy of the study, so that time and memory are those
+a newcomer sees. The best greedy configuration is taken over repetition penalties 1.0, 1.1, 1.2 and 1.3, on the very rows
 that the seed holds out: it is chosen after the fact, which favours it.
 """
 
@@ -72,7 +72,8 @@ def main() -> None:
         shutil.copytree(STUDY, folder, ignore=shutil.ignore_patterns("*.db*", "__pycache__"))
         greedy = greedy_scores(folder)
         print(
-            "seed  verdict    difference  95 % interval        p        winner  baseline  greedy  generations  wall  cpu"
+            "seed  verdict    difference  95 % interval        p        "
+            "winner  baseline  greedy  generations  wall  cpu"
         )
         rows = []
         for seed in seeds:
