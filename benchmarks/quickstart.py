@@ -1,8 +1,8 @@
 """python benchmarks/quickstart.py [SEEDS]   the quickstart over several study seeds: verdict, cost, against greedy.
 
 Each seed is a whole `genopt optimize` in a process of its own on a copy of the study, so that time and memory are those
-a newcomer sees. The best greedy configuration is taken over repetition penalties 1.0, 1.1, 1.2 and 1.3, on the very rows
-that the seed holds out: it is chosen after the fact, which favours it.
+a newcomer sees. The best greedy configuration is taken over repetition penalties 1.0, 1.1, 1.2 and 1.3, on the very
+rows that the seed holds out: it is chosen after the fact, which favours it.
 """
 
 from __future__ import annotations
