@@ -116,6 +116,8 @@ def clone(where: str, name: str) -> tuple[int, int]:
         digests = store.example_digests(source.id)
         copied = store.copy(source.id, target_id, digests)
         store.copy_examples(source.id, target_id)
+        copies = {trial.number: trial.trial_id for trial in load(f"{archive.url}#{name}").trials}
+        store.copy_trial_rows(source.id, target_id, {t.trial_id: copies[t.number] for t in archive.trials})
     finally:
         store.close()
         source.close()

@@ -148,6 +148,7 @@ def tune_sqlite(engine: Engine) -> None:
         connection.isolation_level = None
         connection.execute("PRAGMA journal_mode=WAL")
         connection.execute("PRAGMA synchronous=NORMAL")
+        connection.execute("PRAGMA cache_size=-65536")  # KiB; rows land all over the index, which outgrows the default
 
     @event.listens_for(engine, "begin")
     def _begin(connection: sa.Connection) -> None:
@@ -272,6 +273,23 @@ class Store:
             ]
             self._insert(connection, scores, again)
         return copied
+
+    def copy_trial_rows(self, source: int, target: int, trials: Mapping[int, int]) -> None:
+        """Say of copied trials (old id -> new id) which copied generations they used."""
+        joined = sa.select(trial_rows.c.trial_id, generations).join(
+            generations, generations.c.id == trial_rows.c.generation_id
+        )
+        with self._engine.begin() as connection:
+            found = connection.execute(joined.where(generations.c.study_id == source)).mappings()
+            rows = [
+                {
+                    "trial_id": trials[row["trial_id"]],
+                    "generation_id": generation_id(target, *(row[key] for key in UNIQUE)),
+                }
+                for row in found
+                if row["trial_id"] in trials
+            ]
+            self._insert(connection, trial_rows, rows)
 
     def copy_examples(self, source: int, target: int) -> None:
         """Give another study the same examples."""
