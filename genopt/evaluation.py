@@ -83,7 +83,11 @@ async def evaluate_async(
         config = chosen(plan, params)
         if output is None:
             return await _measure(plan, config, plan.dataset.examples, None)
-        with output.open("a", encoding="utf-8") as file:
+        try:
+            file = output.open("a", encoding="utf-8")
+        except OSError as error:
+            raise SpecError(f"-o {output}: cannot be written ({error.strerror}). Name another file") from None
+        with file:
             return await _measure(plan, config, plan.dataset.examples, file)
     finally:
         await asyncio.shield(plan.aclose())
@@ -104,6 +108,8 @@ def chosen(plan: Plan, params: Mapping[str, Any] | None) -> Configuration:
     if problems:
         raise SpecError(problems)
     flat = {name: tuple(value) if isinstance(value, list) else value for name, value in params.items()}
+    if plan.space.switches() & flat.keys() and plan.space.locate(flat) is not None:
+        return plan.configure(flat)  # as the trial had it: what only another branch sets is off
     return plan.over_baseline(flat)
 
 
