@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 from genopt.dataset import load
@@ -11,25 +12,51 @@ USER_FIELDS = ("input", "prompt", "question", "instruction", "text", "query")
 NEEDS_MORE = {
     "regex": 'pattern = "[A-Z]+"',
     "length": "max = 60",
+    "function": 'function = "scorer:score"          # def score(example, text) -> float, in scorer.py beside this file',
 }
+COMPARES_SAMPLES = ("diversity", "distinct", "consistency")
 
 
 def guess_fields(data: str) -> tuple[list[str], bool]:
-    """The first rows' fields, the likeliest prompt first, and whether the rows carry references. Raises SpecError."""
+    """The first row's texts that a template can name, the likeliest prompt first (none where rows bring their own
+    messages), and whether rows carry references. Raises SpecError."""
     found = load(path=data, folder=Path.cwd(), limit=20)
     example = found.examples[0]
-    texts = [name for name, value in example.fields.items() if isinstance(value, str) and name not in ("id", "group")]
+    if "messages" in example.fields:
+        return [], any(e.references for e in found.examples)
+    names = [name for name in example.fields if name.isidentifier() and name not in ("id", "group")]
+    texts = [name for name in names if isinstance(example.fields[name], str)]
     texts = [name for name in texts if example.fields[name] not in example.references]
     texts.sort(key=lambda name: USER_FIELDS.index(name) if name in USER_FIELDS else len(USER_FIELDS))
     return texts, any(e.references for e in found.examples)
 
 
+def beside(path: str, folder: Path) -> str:
+    """A path as a study file in `folder` has to write it; a hub id stays as it is."""
+    found = Path(path).expanduser()
+    if not found.exists() or found.is_absolute():
+        return str(found) if found.exists() else path
+    return Path(os.path.relpath(found, folder)).as_posix()
+
+
+def quote(text: str) -> str:
+    """A text as TOML writes it."""
+    return json.dumps(text, ensure_ascii=False)
+
+
 def study_file(name: str, data: str, model: str, scorer: str, backend: str, fields: list[str], reference: bool) -> str:
     """The text of a study file."""
-    user = "{{ " + (fields[0] if fields else "question") + " }}"
+    question = quote("{{ " + (fields[0] if fields else "question") + " }}")
+    user = (
+        f"user = {question}"
+        if fields
+        else f"# user = {question}            # without it a row's messages are the prompt"
+    )
     more = f"\n{NEEDS_MORE[scorer]}" if scorer in NEEDS_MORE else ""
     others = f"      # also: {', '.join(fields[1:6])}" if len(fields) > 1 else ""
-    quote = json.dumps
+    repeats = (
+        "\n\n[search]\nrepeats = 2                            # samples of each example, which the scorer compares"
+    )
     return f"""# A genopt study. genopt check {name}.toml shows its bill, genopt optimize {name}.toml runs it.
 name = {quote(name)}
 # storage = "sqlite:///{name}.db"      # or postgresql://...; default: a file beside this one
@@ -44,7 +71,7 @@ holdout = 0.3                          # rows the search never sees; the claim i
 
 [prompt]                               # Jinja2 over the row's fields
 # system = "You are terse."
-user = {quote(user, ensure_ascii=False)}{others}
+{user}{others}
 # shots = 2                            # few-shot examples drawn from the tune rows
 
 [backend]
@@ -67,7 +94,7 @@ model = {quote(model)}
 # temperature = 0.8
 
 [scorers.quality]
-kind = {quote(scorer)}{more}
+kind = {quote(scorer)}{more}{repeats if scorer in COMPARES_SAMPLES else ""}
 
 # [[objectives]]
 # maximize = "quality"

@@ -14,7 +14,14 @@ import click
 @click.option("--model", metavar="MODEL", help="Folder or hub id of the model.")
 @click.option("--scorer", metavar="KIND", help="exact_match, rouge_l, embedding, ... (see the README).")
 @click.option("--backend", default="transformers", show_default=True, help="The engine.")
-@click.option("--output", "-o", type=click.Path(path_type=Path), default=Path("study.toml"), show_default=True)
+@click.option(
+    "--output",
+    "-o",
+    type=click.Path(path_type=Path, dir_okay=False),
+    default=Path("study.toml"),
+    show_default=True,
+    help="The file to write; its name is the study's.",
+)
 @click.option("--force", is_flag=True, help="Overwrite an existing file.")
 def init(data: str | None, model: str | None, scorer: str | None, backend: str, output: Path, force: bool) -> None:
     """Write a commented study.toml from a few questions, or from flags alone.
@@ -23,19 +30,32 @@ def init(data: str | None, model: str | None, scorer: str | None, backend: str, 
     genopt init
     genopt init --data tickets.jsonl --model ./my-model --scorer rouge_l
     """
-    from genopt.template import guess_fields, study_file
+    from genopt.spec.read import hint
+    from genopt.spec.scorers import KINDS
+    from genopt.template import beside, guess_fields, study_file
 
     if output.exists() and not force:
         raise click.UsageError(f"{output} exists. Name another file with -o, or overwrite it with --force")
+    if not output.parent.is_dir():
+        raise click.UsageError(f"-o {output}: there is no folder {output.parent}. Make it first")
     data = data or click.prompt("Your data (JSONL, JSON, CSV, TSV, Parquet or a hub id)", err=True)
     model = model or click.prompt("Your model (folder or hub id)", err=True)
     fields, reference = guess_fields(str(data))
     if scorer is None:
         default = "rouge_l" if reference else "length"
         scorer = click.prompt("How is an answer scored", default=default, err=True)
-    output.write_text(
-        study_file(output.stem, str(data), str(model), str(scorer), backend, fields, reference), encoding="utf-8"
+    if scorer not in KINDS and ":" not in str(scorer):
+        raise click.UsageError(f"--scorer: {scorer!r} is not a scorer genopt knows.{hint(str(scorer), KINDS)}")
+    text = study_file(
+        output.stem,
+        beside(str(data), output.parent),
+        beside(str(model), output.parent),
+        str(scorer),
+        backend,
+        fields,
+        reference,
     )
+    output.write_text(text, encoding="utf-8")
     click.echo(f"wrote {output}. Next: genopt check {output}", err=True)
 
 
@@ -76,6 +96,9 @@ def schema() -> None:
 
     Editors complete and check study.toml with it: save it as study.schema.json and begin the file with
     `#:schema study.schema.json` (Even Better TOML, taplo).
+
+    \b
+    genopt schema > study.schema.json
     """
     from genopt.spec import StudySpec
 
