@@ -67,13 +67,24 @@ class _Lazy(click.Group):
             raise click.UsageError(f"{error.message}{f' Did you mean {close[0]!r}?' if close else ''}", ctx) from None
 
 
+def _version(ctx: click.Context, _: click.Parameter, wanted: bool) -> None:
+    if wanted:
+        from importlib import metadata
+
+        try:
+            click.echo(metadata.version("genopt"))
+        except metadata.PackageNotFoundError:  # run from a checkout
+            click.echo("unknown: genopt is not installed")
+        ctx.exit()
+
+
 @click.group(
     cls=_Lazy,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     epilog="STUDY is a study file (study.toml), or storage-URL#name such as sqlite:///support.db#support-answers. "
     "Exit codes: 0 done, 1 failure, 2 bad input, 75 stopped and resumable, 130 Ctrl-C.",
 )
-@click.version_option(package_name="genopt", message="%(version)s")
+@click.option("--version", is_flag=True, is_eager=True, expose_value=False, callback=_version, help="Show the version.")
 @click.option("--debug", is_flag=True, help="Show tracebacks.")
 def cli(debug: bool) -> None:
     """Find the generation parameters that make a language model do your task best, and know whether the gain is real.

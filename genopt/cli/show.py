@@ -15,7 +15,12 @@ STUDY = click.argument("study", metavar="STUDY")
 def best(study: str, as_json: bool) -> None:
     """Print the settings a study arrived at.
 
-    The winner's when the holdout showed an improvement, the baseline's when it did not.
+    The winner's when the holdout showed an improvement, the baseline's when it did not. Before a verdict the leading
+    trial's, which are mostly luck.
+
+    \b
+    genopt best study.toml
+    genopt best sqlite:///support.db#support-answers --json
     """
     from genopt.archive import load
     from genopt.report import best_text
@@ -33,7 +38,15 @@ def best(study: str, as_json: bool) -> None:
 @STUDY
 @click.option("--jsonl", is_flag=True, help="One JSON object per line.")
 def trials(study: str, jsonl: bool) -> None:
-    """List the trials of a study."""
+    """List the trials of a study, the best first.
+
+    `n` is how many examples a trial was measured on: racing stops one early when it is clearly worse. ±95 % is the
+    half width of the mean's interval; the best mean of many is too high, which is why the holdout decides.
+
+    \b
+    genopt trials study.toml
+    genopt trials study.toml --jsonl > trials.jsonl
+    """
     from genopt.archive import load
     from genopt.report import trials_text
 
@@ -48,7 +61,11 @@ def trials(study: str, jsonl: bool) -> None:
 @click.command()
 @STUDY
 def report(study: str) -> None:
-    """Say in words what a study found, how sure that is, and what it cost."""
+    """Say in words what a study found, how sure that is, and what it cost.
+
+    \b
+    genopt report study.toml
+    """
     from genopt.archive import load
     from genopt.report import report_text
 
@@ -61,7 +78,15 @@ def report(study: str) -> None:
 @click.option("--port", default=8080, show_default=True, help="Port; 0 takes a free one.")
 @click.option("--browser/--no-browser", default=True, help="Open it in the browser.")
 def dashboard(study: str, host: str, port: int, browser: bool) -> None:
-    """Browse a study in optuna-dashboard, while it runs or after. Ctrl-C ends it."""
+    """Browse a study in optuna-dashboard, while it runs or after. Ctrl-C ends it.
+
+    There is no password: whoever reaches the address can read and delete studies, so it listens on this machine alone
+    unless --host says otherwise.
+
+    \b
+    genopt dashboard study.toml
+    genopt dashboard study.toml --port 0 --no-browser
+    """
     from genopt.dashboard import serve
 
     serve(study, host=host, port=port, browser=browser, say=lambda text: click.echo(text, err=True))

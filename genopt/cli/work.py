@@ -102,7 +102,11 @@ def check(study: Path, overrides: tuple[str, ...], as_json: bool) -> int:
     """Read everything, answer two rows, and show the bill.
 
     Every mistake in the study file, the data and the prompt is told at once; then the engine is opened, every name in
-    the space is held against what it honours, and two rows are answered and scored.
+    the space is held against what it honours, and two rows are answered and scored. Nothing is stored.
+
+    \b
+    genopt check study.toml
+    genopt check study.toml --set budget.trials=200         what would that cost?
     """
     from genopt.evaluation import check_async
     from genopt.report import check_json, check_text
@@ -163,6 +167,8 @@ def _settings(params: str, study: Path) -> dict[str, Any] | None:
             return dict(json.loads(params))
         except json.JSONDecodeError as error:
             raise click.UsageError(f"--params: is not valid JSON ({error})") from None
+    if params != "best" and not params.isdecimal():
+        raise click.UsageError(f"--params: {params!r} is neither baseline, best, a trial's number nor JSON")
     from genopt.archive import load
 
     archive = load(str(study))
@@ -173,4 +179,4 @@ def _settings(params: str, study: Path) -> dict[str, Any] | None:
     for trial in archive.trials:
         if str(trial.number) == params:
             return dict(trial.config.get("params", {}))
-    raise click.UsageError(f"--params: {params!r} is neither baseline, best, a trial's number nor JSON")
+    raise click.UsageError(f"--params: there is no trial {params}. See: genopt trials {study}")
