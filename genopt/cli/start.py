@@ -38,12 +38,14 @@ def init(data: str | None, model: str | None, scorer: str | None, backend: str, 
         raise click.UsageError(f"{output} exists. Name another file with -o, or overwrite it with --force")
     if not output.parent.is_dir():
         raise click.UsageError(f"-o {output}: there is no folder {output.parent}. Make it first")
+    asking = data is None or model is None
     data = data or click.prompt("Your data (JSONL, JSON, CSV, TSV, Parquet or a hub id)", err=True)
     model = model or click.prompt("Your model (folder or hub id)", err=True)
     fields, reference = guess_fields(str(data))
     if scorer is None:
-        default = "rouge_l" if reference else "length"
-        scorer = click.prompt("How is an answer scored", default=default, err=True)
+        scorer = "rouge_l" if reference else "length"
+        if asking:  # with flags alone nothing is asked
+            scorer = click.prompt("How is an answer scored", default=scorer, err=True)
     if scorer not in KINDS and ":" not in str(scorer):
         raise click.UsageError(f"--scorer: {scorer!r} is not a scorer genopt knows.{hint(str(scorer), KINDS)}")
     text = study_file(
