@@ -87,6 +87,7 @@ def make_llama(
         model = LlamaForCausalLM(config)
         _shake(model, torch)
         model.lm_head.weight.data.normal_(0.0, peak / hidden**0.5)
+        model.lm_head.weight.data[tokenizer.eos_token_id] *= 1.7  # texts end by themselves now and then
     return _save(model, folder, generation)
 
 
@@ -126,6 +127,7 @@ def make_t5(
         model.shared.weight.data.normal_(0.0, 1.0)
         model.decoder.embed_tokens.weight.data.normal_(0.0, 1.0)
         model.lm_head.weight.data.normal_(0.0, peak / hidden**0.5)
+        model.lm_head.weight.data[tokenizer.eos_token_id] *= 1.7  # texts end by themselves now and then
     return _save(model, folder, generation)
 
 
@@ -147,8 +149,13 @@ def _shake(model: Any, torch: Any) -> None:
 
 
 def _save(model: Any, folder: Path, generation: dict[str, Any] | None) -> Path:
-    model.generation_config._from_model_config = False
+    from transformers.utils import logging
+
+    bars = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
     model.save_pretrained(folder)
+    if bars:
+        logging.enable_progress_bar()
     if generation is not None:
         path = folder / "generation_config.json"
         path.write_text(json.dumps(json.loads(path.read_text()) | generation))

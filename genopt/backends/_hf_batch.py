@@ -5,6 +5,7 @@ It knows the model's forward pass, the slots and the plan; no queue, thread, fut
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -188,27 +189,29 @@ class Batch:
                 torch.arange(width, device=device) < torch.tensor([[len(p)] for p in prompts], device=device)
             ).long()
             encoded = loaded.model.get_encoder()(input_ids=ids, attention_mask=mask).last_hidden_state
-            cache = EncoderDecoderCache(DynamicCache(), DynamicCache())
+            both = EncoderDecoderCache(DynamicCache(), DynamicCache())
             out = loaded.model(
                 encoder_outputs=BaseModelOutput(last_hidden_state=encoded),
                 attention_mask=mask,
                 decoder_input_ids=torch.full((len(prompts), 1), loaded.decoder_start, device=device),
-                past_key_values=cache,
+                past_key_values=both,
                 use_cache=True,
             )
             starts: list[tuple[int, ...]] = [(loaded.decoder_start,)] * len(prompts)
-            return cache.self_attention_cache, cache.cross_attention_cache, out.logits[:, -1].float(), starts
+            return both.self_attention_cache, both.cross_attention_cache, out.logits[:, -1].float(), starts
         ids = _right_aligned(prompts, loaded.pad, device)
         lengths = torch.tensor([[len(p)] for p in prompts], device=device)
         mask = (torch.arange(ids.shape[1], device=device) >= ids.shape[1] - lengths).long()
-        arguments: dict[str, Any] = {"input_ids": ids, "attention_mask": mask, "use_cache": True}
+        arguments: dict[str, Any] = {"input_ids": ids, "use_cache": True}
+        if loaded.batchable:  # a single row has no padding, and recurrent models take no mask while decoding
+            arguments["attention_mask"] = mask
         if loaded.positions:
             arguments["position_ids"] = (mask.cumsum(-1) - 1).clamp_(min=0)
         if loaded.logits_to_keep:
             arguments["logits_to_keep"] = 1
-        arguments["past_key_values"] = DynamicCache() if loaded.batchable else DynamicCache(config=loaded.model.config)
-        out = loaded.model(**arguments)
-        return out.past_key_values, None, out.logits[:, -1].float(), prompts
+        cache = DynamicCache() if loaded.batchable else DynamicCache(config=loaded.model.config)
+        arguments[loaded.cache_argument] = cache
+        return cache, None, loaded.model(**arguments).logits[:, -1].float(), prompts
 
     def _forward(self) -> Tensor:
         """Feed the newest token of every row; the logits after it, [B, V] float32."""
@@ -236,9 +239,10 @@ class Batch:
             )
         else:
             arguments: dict[str, Any] = {"position_ids": lengths - 1} if loaded.positions else {}
-            out = loaded.model(
-                input_ids=newest, attention_mask=mask, past_key_values=self._cache, use_cache=True, **arguments
-            )
+            arguments[loaded.cache_argument] = self._cache
+            if loaded.batchable:
+                arguments["attention_mask"] = mask
+            out = loaded.model(input_ids=newest, use_cache=True, **arguments)
         self._slots.advance()
         logits: Tensor = out.logits[:, -1].float()
         return logits
@@ -296,6 +300,15 @@ class Batch:
         return Plan(
             [row.decoding for row in rows], [row.seed for row in rows], loaded.rules, loaded.vocabulary, loaded.device
         )
+
+
+def warm_up(loaded: LoadedModel) -> None:
+    """Decode two tokens once, so that what a model has to say or cannot do comes out while it is being opened."""
+    rules = dataclasses.replace(loaded.rules, eos=())
+    with torch.inference_mode():
+        batch = Batch(dataclasses.replace(loaded, rules=rules))
+        batch.admit([Row((loaded.pad,), Decoding(max_tokens=2), seed=0, limit=2)])
+        batch.step()
 
 
 def _right_aligned(prompts: Sequence[Sequence[int]], pad: int, device: torch.device) -> Tensor:

@@ -54,7 +54,7 @@ _NOT_APPLIED = {
 class LoadedModel:
     """A model ready to run, and what the engine has to know of it.
 
-    positions/logits_to_keep  whether its forward pass takes these arguments
+    positions/logits_to_keep  whether its forward pass takes these arguments; cache_argument: its word for the cache
     batchable    rows of different lengths may share a batch (plain attention); otherwise one row at a time
     joinable     rows may join a running batch (decoder positions are explicit or relative)
     """
@@ -71,6 +71,7 @@ class LoadedModel:
     vocabulary: int
     positions: bool
     logits_to_keep: bool
+    cache_argument: str
     batchable: bool
     joinable: bool
     raw: bool
@@ -190,6 +191,7 @@ def _describe(
         vocabulary=head.weight.shape[0] if head is not None else text_config.vocab_size,
         positions="position_ids" in accepted and not seq2seq,
         logits_to_keep="logits_to_keep" in accepted,
+        cache_argument="past_key_values" if "past_key_values" in accepted else "cache_params",
         batchable=plain,
         joinable=plain and (not seq2seq or config.model_type in _RELATIVE_DECODERS),
         raw=options["raw"],
@@ -198,7 +200,7 @@ def _describe(
             "engine": "transformers",
             "version": transformers.__version__,
             "torch": torch.__version__,
-            "model": folder.name if folder is not None else name,
+            "model": folder.resolve().name if folder is not None else name,
             "digest": digest,
             "dtype": str(model.dtype).removeprefix("torch."),
             "device": device.type,

@@ -160,10 +160,13 @@ class TransformersBackend:
             import transformers  # noqa: F401
         except ModuleNotFoundError as error:
             raise MissingExtra("PyTorch and transformers", "transformers") from error
-        from genopt.backends._hf_loading import load
+        from genopt.backends._hf_batch import warm_up
+        from genopt.backends._hf_loading import load, quiet
         from genopt.backends._hf_worker import Worker
 
         loaded = load(self._model, self._options)
+        with quiet():
+            warm_up(loaded)
         size = self._options["batch_size"] or (64 if loaded.device.type == "cpu" else 128)
         self._encode = functools.lru_cache(maxsize=4096)(loaded.encode)
         self._loaded, self._worker = loaded, Worker(loaded, size)
