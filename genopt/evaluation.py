@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,13 +40,21 @@ class Measured:
 
 @dataclass(frozen=True)
 class Checked:
-    """What `check` found: two answered rows, and what the study will cost at most."""
+    """What `check` found: two answered rows, and what the study will cost at most.
+
+    `seconds_each` is the time of one generation when hardly anything shares the engine.
+    """
 
     plan: Plan
     rows: Sequence[Mapping[str, Any]]
     bill: Bill
     tokens_each: float
     seconds_each: float
+
+    def minutes(self) -> tuple[float, float]:
+        """The study's length: if the engine answers all its slots at once as fast as one, and if it gains nothing."""
+        longest = self.bill.total * self.seconds_each / 60
+        return longest / self.plan.concurrency, longest
 
 
 def evaluate(
@@ -121,12 +130,15 @@ async def check_async(spec: StudySpec | str | Path) -> Checked:
     try:
         observer = _observer(plan)
         memory: Memory = {}
-        measured = await _measure(plan, plan.baseline(), plan.tune[:2], None, observer=observer, memory=memory)
+        answered: list[Mapping[str, Any]] = []
+        for example in plan.tune[:2]:  # one after the other: the first warms the engine up, the second is timed
+            began = time.monotonic()
+            measured = await _measure(plan, plan.baseline(), [example], None, observer=observer, memory=memory)
+            answered += measured.rows
+        seconds = (time.monotonic() - began) / (len(memory) / len(answered))
         rows = list(memory.values())
         tokens = sum(row.generation.prompt_tokens + row.generation.completion_tokens for row in rows) / len(rows)
-        seconds = max(row.generation.seconds for row in rows)
-        # one engine answers `concurrency` requests at once, at best; two rows cannot tell how far that holds
-        return Checked(plan, measured.rows, plan.bill(), tokens, seconds / max(1, min(plan.concurrency, 8)))
+        return Checked(plan, answered, plan.bill(), tokens, seconds)
     finally:
         await asyncio.shield(plan.aclose())
 

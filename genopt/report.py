@@ -202,7 +202,7 @@ def check_json(checked: Checked) -> dict[str, Any]:
             "total": bill.total,
         },
         "tokens": round(bill.total * checked.tokens_each),
-        "minutes": round(bill.total * checked.seconds_each / 60, 1),
+        "minutes": [round(minutes, 2) for minutes in checked.minutes()],
     }
 
 
@@ -228,11 +228,13 @@ def check_text(checked: Checked) -> str:
         lines += ["", "The bill   as much as the budget allows; the verdict takes "
                   f"{bill.reserve:,} generations of it."]  # fmt: skip
         return "\n".join(lines)
+    fastest, slowest = checked.minutes()
     lines += [
         "",
         f"The bill   at most {bill.total:,} generations: {bill.search:,} to search ({plan.trials} trials; racing"
         f" usually saves a third or more), {bill.finalists:,} to choose, {bill.confirm:,} to confirm",
-        f"           about {found['tokens']:,} tokens, {duration(found['minutes'] * 60)} at the speed of the two rows",
+        f"           about {found['tokens']:,} tokens; {duration(60 * fastest)} if the engine answers"
+        f" {plan.concurrency} requests at once as fast as one, {duration(60 * slowest)} if one after the other",
     ]
     return "\n".join(lines)
 
