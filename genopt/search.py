@@ -38,7 +38,7 @@ async def measure_baseline(session: Session) -> Evaluation:
     config = plan.baseline()
     session.enter("baseline", "what you run today", len(plan.tune) * plan.spec.search.repeats)
     evaluation = await session.measure(config)
-    if config.key not in session.known:
+    if config.key not in session.known or await session.db(session.study.attribute, "baseline") is None:
         await _enter_baseline(session, config, evaluation)
     values = evaluation.utility()
     per_example = plan.spec.search.confirm_repeats
@@ -57,8 +57,9 @@ async def _enter_baseline(session: Session, config: Configuration, evaluation: E
     plan = session.plan
     known = _known(session, None, evaluation, None)
     located = _locate(session, config)
-    number: int | None = None
-    if located is not None and all(math.isfinite(value) for value in known.values):
+    entered = session.known.get(config.key)  # as a trial, before this study was stopped
+    number = entered.number if entered is not None else None
+    if located is not None and entered is None and all(math.isfinite(value) for value in known.values):
         number, trial_id = await session.db(
             session.study.enter,
             located,
@@ -128,8 +129,8 @@ async def search(session: Session) -> None:
     try:
         await run_study(desk.ask, evaluate, fail, trials_in_flight=spec.search.trials_in_flight)
     finally:
-        for job in desk.in_flight.values():
-            await asyncio.shield(session.db(session.study.release, job.asked.number, "stopped; asked again"))
+        # Not only those on the desk: a trial may have been begun just when the search was cancelled.
+        await asyncio.shield(session.db(session.study.release_all, "stopped; asked again"))
     session.note(f"search ended: {desk.reason}")
 
 
@@ -156,9 +157,13 @@ class Desk:
                 if reason:
                     self.reason = self.reason or reason
                     return None
-                asked = await session.db(session.study.ask, lambda params: session.plan.configure(params).key)
+                trials = session.plan.trials
+                fresh = trials is None or len(session.seen) < trials
+                asked = await session.db(
+                    session.study.ask, lambda params: session.plan.configure(params).key, fresh=fresh
+                )
                 if asked is None:
-                    self.reason = "the grid is done"
+                    self.reason = "the grid is done" if fresh else f"the budget of {trials} trials is spent"
                     return None
                 config = session.plan.configure(asked.params)
                 if config.key in self.in_flight:
@@ -188,11 +193,10 @@ class Desk:
         self._change.set()
 
     def _spent(self, running: int) -> str:
-        """Why no further trial may start beside `running` others, or ""."""
+        """Why no further trial may start beside `running` others, or "". What was begun before the study was stopped
+        counts as one of the budget's trials already, so that the number of trials forbids only new ones (see `ask`)."""
         session, plan = self.session, self.session.plan
         budget, meter = plan.spec.budget, session.meter
-        if plan.trials is not None and len(session.seen) >= plan.trials:
-            return f"the budget of {plan.trials} trials is spent"
         ahead = (running + 1) * len(plan.tune) * plan.spec.search.repeats + plan.bill().reserve
         if budget.generations is not None and meter.generations + ahead > budget.generations:
             return f"the budget of {budget.generations:,} generations is spent, but for the verdict"
@@ -200,8 +204,8 @@ class Desk:
         if budget.tokens is not None and meter.tokens + ahead * each > budget.tokens:
             return f"the budget of {budget.tokens:,} tokens is spent, but for the verdict"
         if budget.hours is not None:
-            seconds = (session.elapsed() / meter.here) if meter.here else 0.0
-            if session.elapsed() + plan.bill().reserve * seconds > budget.hours * 3600:
+            seconds = session.elapsed() / meter.generations if meter.generations else 0.0
+            if session.elapsed() + ahead * seconds > budget.hours * 3600:
                 return f"the budget of {budget.hours:g} hours is spent, but for the verdict"
         return ""
 
@@ -304,8 +308,16 @@ def _announce(
 
 
 def _finite(outcome: dict[str, Any]) -> dict[str, Any]:
-    """JSON knows no NaN."""
-    return {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in outcome.items()}
+    """JSON knows no NaN and no infinity."""
+    return {k: _plain_number(v) for k, v in outcome.items()}
+
+
+def _plain_number(value: Any) -> Any:
+    if isinstance(value, dict):
+        return _finite(value)
+    if isinstance(value, (list, tuple)):
+        return [_plain_number(each) for each in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _plain(params: Params) -> dict[str, Any]:

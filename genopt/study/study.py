@@ -26,6 +26,7 @@ from genopt.study.storage import open_storage
 from genopt.types import ParamValue
 
 DESCRIPTION = "genopt:study"
+RETRY, POINT = "retry_of", "point"  # user attributes: the trial that is asked again, the index in the grid
 STATES = {
     TrialState.RUNNING: "running",
     TrialState.COMPLETE: "complete",
@@ -77,7 +78,7 @@ class Study:
     def __init__(self, study: optuna.Study, space: SearchSpace, *, seed: int, sampler: str, worker: str) -> None:
         self._study, self._space, self._worker = study, space, worker
         self._study.sampler = SeededSampler(lambda proposal: make_sampler(sampler, proposal_seed(seed, proposal)))
-        self._grid: Iterator[dict[str, ParamValue]] | None = None
+        self._grid: Iterator[tuple[int, dict[str, ParamValue]]] | None = None
 
     @property
     def id(self) -> int:
@@ -96,10 +97,11 @@ class Study:
         self._study.set_user_attr(f"genopt:{key}", value)
 
     def use_grid(self, points: int) -> None:
-        """Propose the points of a full grid, in the space's order, instead of asking the sampler."""
-        self._grid = self._space.grid(points)
-        for _ in range(_next_proposal(self._frozen())):
-            next(self._grid, None)
+        """Propose the points of a full grid, in the space's order, instead of asking the sampler.
+
+        Each new trial takes the point after the last one that any worker took.
+        """
+        self._grid = enumerate(self._space.grid(points))
 
     def enqueue(
         self, answers: Mapping[str, ParamValue], *, proposal: int | None = None, retry_of: int | None = None
@@ -108,7 +110,7 @@ class Study:
         attrs: dict[str, Any] = {PROPOSAL: _next_proposal(self._frozen()) if proposal is None else proposal}
         attrs["worker"] = self._worker
         if retry_of is not None:
-            attrs["retry_of"] = retry_of
+            attrs[RETRY] = retry_of
         self._study.enqueue_trial(dict(answers), user_attrs=attrs)
 
     def enter(
@@ -136,21 +138,25 @@ class Study:
         trial_id = self._study._storage.create_new_trial(self._study._study_id, template_trial=trial)
         return self._study._storage.get_trial(trial_id).number, trial_id
 
-    def ask(self, key_of: Callable[[Mapping[str, ParamValue]], str]) -> Asked | None:
+    def ask(self, key_of: Callable[[Mapping[str, ParamValue]], str], *, fresh: bool = True) -> Asked | None:
         """The next configuration, or None when a grid is exhausted. `key_of` gives the key of flat parameters.
 
-        Trials that wait in the queue come first, those of other workers too.
+        Trials that wait in the queue come first, those of other workers too. Without `fresh` nothing else is proposed:
+        only what was asked before and not finished is asked again, and None says that there is no such trial.
         """
         trials = self._frozen()
-        queued = any(trial.state == TrialState.WAITING for trial in trials)
-        answers: Mapping[str, ParamValue] | None = {}
-        if self._grid is not None and not queued:
-            answers = next(self._grid, None)
-        if answers is None:
+        queued = next((trial for trial in trials if trial.state == TrialState.WAITING), None)
+        if not fresh and (queued is None or RETRY not in queued.user_attrs):
             return None
+        point: tuple[int, Mapping[str, ParamValue]] | None = None
+        if self._grid is not None and queued is None:
+            after = max((int(trial.user_attrs.get(POINT, -1)) for trial in trials), default=-1)
+            point = next((point for point in self._grid if point[0] > after), None)
+            if point is None:
+                return None
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            trial = self._study.ask() if queued else self._begin(answers, _next_proposal(trials))
+            trial = self._study.ask() if queued is not None else self._begin(point, _next_proposal(trials))
             try:
                 params = self._space.sample(lambda path, dimension: trial._suggest(path, _distribution(dimension)))
             except Exception:
@@ -161,16 +167,16 @@ class Study:
         trial.set_user_attr("config", json.loads(json.dumps(config)))
         return Asked(trial.number, trial._trial_id, proposal, params, trial)
 
-    def _begin(self, answers: Mapping[str, ParamValue], proposal: int) -> optuna.Trial:
-        """A running trial with these answers.
+    def _begin(self, point: tuple[int, Mapping[str, ParamValue]] | None, proposal: int) -> optuna.Trial:
+        """A running trial, with the answers of a point of the grid if one is given.
 
         Its proposal number and its worker are stored in the transaction that creates it: a process killed right after
         leaves nothing whose origin is unknown. Queueing and asking would do the same in twice the time.
         """
         template = optuna.trial.create_trial(
             state=TrialState.RUNNING,
-            user_attrs={PROPOSAL: proposal, "worker": self._worker},
-            system_attrs={"fixed_params": dict(answers)} if answers else {},
+            user_attrs={PROPOSAL: proposal, "worker": self._worker, **({POINT: point[0]} if point else {})},
+            system_attrs={"fixed_params": dict(point[1])} if point else {},
         )
         trial_id = self._study._storage.create_new_trial(self._study._study_id, template_trial=template)
         self._study._thread_local.cached_all_trials = None  # as Study.ask does: samplers read the history anew
@@ -202,15 +208,25 @@ class Study:
         self._study._storage.set_trial_state_values(asked.trial_id, state, values if told else None)
 
     def release(self, number: int, why: str) -> None:
-        """Fail a trial that will not be finished and queue its configuration again, under the same proposal number."""
-        record = next((t for t in self._frozen() if t.number == number), None)
+        """Fail a trial that will not be finished and queue its configuration again, under the same proposal number.
+
+        It is queued first: a process killed in between must not lose it.
+        """
+        trials = self._frozen()
+        record = next((t for t in trials if t.number == number), None)
         if record is None or record.state.is_finished():
             return
+        if all(trial.user_attrs.get(RETRY) != number for trial in trials):
+            answers = record.system_attrs.get("fixed_params", {}) | record.params
+            self.enqueue(answers, proposal=int(record.user_attrs.get(PROPOSAL, number)), retry_of=number)
         self._study._storage.set_trial_user_attr(record._trial_id, "outcome", {"why": why})
         self._study.tell(number, state=TrialState.FAIL, skip_if_finished=True)
-        fixed = record.system_attrs.get("fixed_params", {})
-        answers = fixed | record.params
-        self.enqueue(answers, proposal=int(record.user_attrs.get(PROPOSAL, number)), retry_of=number)
+
+    def release_all(self, why: str) -> None:
+        """Release every trial that this worker has begun and not finished."""
+        for trial in self.trials():
+            if trial.state == "running" and trial.worker == self._worker:
+                self.release(trial.number, why)
 
     def trials(self) -> list[TrialRecord]:
         """Every trial, by number."""
