@@ -104,11 +104,12 @@ async def choose_winner(session: Session, baseline: Evaluation) -> Candidate | N
 def rank(session: Session, baseline: Evaluation) -> list[Candidate]:
     """Every complete eligible configuration but the baseline, best shrunken gain first.
 
-    Gains are paired by example, which takes the examples' difficulty out of their error before they are shrunk.
+    Gains are paired by example, which takes the examples' difficulty out of their error before they are shrunk. Equals
+    come in the order of their keys: the order in which they were measured differs between runs.
     """
     base = baseline.utility()
     rows: list[tuple[str, Evaluation, float, float]] = []
-    for key, known in session.known.items():
+    for key, known in sorted(session.known.items(), key=lambda item: item[0]):
         evaluation = session.evaluations.get(key)
         if evaluation is None or known.stopped_early or not known.eligible or key == baseline.config.key:
             continue
