@@ -269,7 +269,7 @@ def known_from(trial: TrialRecord) -> Known:
         outcome.get("n", 0),
         bool(outcome.get("stopped_early")),
         bool(outcome.get("eligible", True)),
-        outcome.get("violations", {}),
+        {name: math.inf if v is None else v for name, v in outcome.get("violations", {}).items()},
     )
 
 
