@@ -45,7 +45,7 @@ def _refuse_strangers(url: str, *, create: bool) -> None:
                 raise StudyError(
                     f"storage: {masked(url)} does not exist", hint="check the path, or run the study first"
                 )
-        tables = set(sa.inspect(engine).get_table_names())
+        tables = {name for name in sa.inspect(engine).get_table_names() if not name.startswith("genopt_")}
     finally:
         engine.dispose()
     if tables and "studies" not in tables:
