@@ -211,12 +211,12 @@ class Session:
 
     def best(self) -> tuple[str, Evaluation] | None:
         """The eligible configuration with the highest mean so far, by key."""
-        found = [
-            (key, self.evaluations[key])
-            for key, known in self.known.items()
-            if known.eligible and not known.stopped_early and key in self.evaluations
-        ]
-        return max(found, key=lambda item: self.known[item[0]].mean, default=None)
+        best: str | None = None
+        for key, known in self.known.items():  # often, and over every trial: one plain loop
+            better = best is None or known.mean > self.known[best].mean
+            if better and known.eligible and not known.stopped_early and key in self.evaluations:
+                best = key
+        return None if best is None else (best, self.evaluations[best])
 
     def _tick(self) -> None:
         now = time.monotonic()
