@@ -148,7 +148,6 @@ def tune_sqlite(engine: Engine) -> None:
         connection.isolation_level = None
         connection.execute("PRAGMA journal_mode=WAL")
         connection.execute("PRAGMA synchronous=NORMAL")
-        connection.execute("PRAGMA cache_size=-65536")  # KiB; rows land all over the index, which outgrows the default
 
     @event.listens_for(engine, "begin")
     def _begin(connection: sa.Connection) -> None:
