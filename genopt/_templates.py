@@ -44,7 +44,9 @@ class Templates:
         """
         if mistake := self.parse(source).mistake:
             raise ValueError(mistake)
-        return self._environment.from_string(source).render
+        template = self._environment.from_string(source)
+        template.globals = dict(template.globals)  # Jinja's own chain of maps is copied, slowly, by every rendering
+        return template.render
 
     def _read(self, source: str) -> Parsed:
         try:
