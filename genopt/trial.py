@@ -22,7 +22,7 @@ from genopt.errors import BackendError, ScorerError
 from genopt.objectives import Goal
 from genopt.prompt import Prompt, choose_shots
 from genopt.schedule import gather
-from genopt.store import Row, Spent, generation_id, generation_row, score_row
+from genopt.store import Row, Spent, generation_row, score_row
 from genopt.types import Backend, Example, Generation, Message, Params, Phase, Request, Score, Scorer
 
 LOWEST = 0.0  # what every scorer's scale starts at: the score of a text that was never written
@@ -195,12 +195,9 @@ class Observer:
         async with self.slots:
             generation = await self._generate(request)
         self.meter.add(generation, phase)
-        self.writer.add(
-            "genopt_generations",
-            generation_row(self.study_id, config.key, example.id, sample, phase, seed, config.request, generation),
-        )
-        row_id = generation_id(self.study_id, config.key, example.id, sample, phase)
-        row = Row(row_id, example.id, sample, generation, {})
+        stored = generation_row(self.study_id, config.key, example.id, sample, phase, seed, config.request, generation)
+        self.writer.add("genopt_generations", stored)
+        row = Row(stored["id"], example.id, sample, generation, {})
         memory[(example.id, sample)] = row
         self.on_generation()
         return row
