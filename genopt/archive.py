@@ -45,6 +45,7 @@ class Archive:
                 "se": trial.outcome.get("se"),
                 "value": trial.values[0] if trial.values else None,
                 "duplicate_of": trial.outcome.get("duplicate_of"),
+                "eligible": bool(trial.outcome.get("eligible", True)),
                 "baseline": bool(trial.outcome.get("baseline")),
                 "why": trial.outcome.get("why", ""),
             }
@@ -63,6 +64,7 @@ class Archive:
                     "n": self.baseline.get("n", 0),
                     "mean": self.baseline.get("mean"),
                     "se": self.baseline.get("se"),
+                    "eligible": bool(self.baseline.get("eligible", True)),
                     "baseline": True,
                     "why": "",
                 },

@@ -12,7 +12,7 @@ from rich.live import Live
 from rich.text import Text
 
 from genopt.events import Event, Note, Progress, StageStarted, TrialDone
-from genopt.report import brief, duration, score
+from genopt.report import brief, duration, safe, score
 
 PLAIN_EVERY = 15.0  # seconds between progress lines where nothing is live
 
@@ -62,7 +62,7 @@ class Console:
             self._trial(event)
 
     def _line(self, text: str, style: str = "") -> None:
-        self._rich.print(Text(text, style=style or ""))
+        self._rich.print(Text(safe(text), style=style or ""))
 
     def _trial(self, event: TrialDone) -> None:
         name = "baseline " if event.baseline else f"trial {event.number:>3}"
@@ -95,8 +95,8 @@ class Console:
             parts.insert(2, f"best {mean:.4f} [{low:.4f}, {high:.4f}]")
         if event.seconds_left is not None:
             parts.append(f"{duration(event.seconds_left)} left")
-        line = Text(" | ".join(parts), style="cyan", overflow="ellipsis", no_wrap=True)
+        line = " | ".join(parts)
         if self._live is not None:
-            self._live.update(line)
+            self._live.update(Text(line, style="cyan", overflow="ellipsis", no_wrap=True))
         else:
-            self._rich.print(line)
+            self._line(line)

@@ -39,7 +39,7 @@ def _value(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.4g}"
     text = str(list(value) if isinstance(value, tuple) else value)
-    return safe(text if len(text) <= 40 else text[:37] + "...")
+    return safe(text if len(text) <= 40 else text[:37] + "...").replace("\n", "\\n")
 
 
 def safe(text: str) -> str:
@@ -94,9 +94,7 @@ def _sentence(verdict: Mapping[str, Any]) -> str:
                 f"Improved: the winner beats the baseline by {verdict['difference']:+.4f} on data the search never saw."
             )
         case "worse":
-            return (
-                "Worse: what looked best while searching loses to the baseline on data the search never saw. Keep it."
-            )
+            return "Worse: what looked best while searching loses to the baseline on data the search never saw."
         case "not shown":
             return "Not shown: no improvement could be shown on data the search never saw. Keep the baseline."
     return "No verdict yet."
@@ -107,7 +105,7 @@ def best_json(archive: Archive) -> dict[str, Any]:
     if archive.verdict is not None:
         return {name: value for name, value in archive.verdict.items() if name != "budget"}
     rows = [r for r in archive.rows() if r["state"] == "complete" and not r["stopped_early"] and r["mean"] is not None]
-    leader = max(rows, key=lambda row: row["mean"], default=None)
+    leader = max((row for row in rows if row["eligible"]), key=lambda row: row["mean"], default=None)
     baseline = next((row for row in rows if row["baseline"]), None)
     nothing = ("verdict", "difference", "interval", "p_value", "winner_score", "baseline_score")
     return {

@@ -114,16 +114,20 @@ def main() -> None:
     except GenoptError as error:
         if debug:
             raise
-        click.echo(f"error: {error}", err=True)
-        if error.hint:
-            click.echo(f"  {error.hint}", err=True)
+        _tell(f"error: {error}", error.hint)
         sys.exit(error.exit_code)
     except Exception as error:
         if debug:
             raise
-        click.echo(f"error: {type(error).__name__}: {error}", err=True)
-        click.echo(
-            "  this is a fault in genopt or in your own code; run again with --debug for the traceback", err=True
-        )
+        fault = "this is a fault in genopt or in your own code; run again with --debug for the traceback"
+        _tell(f"error: {type(error).__name__}: {error}", fault)
         sys.exit(1)
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _tell(message: str, hint: str) -> None:
+    from genopt.report import safe  # a message may quote data
+
+    click.echo(safe(message), err=True)
+    if hint:
+        click.echo(f"  {safe(hint)}", err=True)

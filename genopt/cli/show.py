@@ -75,7 +75,7 @@ def report(study: str) -> None:
 @click.command()
 @STUDY
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on. There is no password.")
-@click.option("--port", default=8080, show_default=True, help="Port; 0 takes a free one.")
+@click.option("--port", type=click.IntRange(0, 65535), default=8080, show_default=True, help="0 takes a free one.")
 @click.option("--browser/--no-browser", default=True, help="Open it in the browser.")
 def dashboard(study: str, host: str, port: int, browser: bool) -> None:
     """Browse a study in optuna-dashboard, while it runs or after. Ctrl-C ends it.
