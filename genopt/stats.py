@@ -1,4 +1,4 @@
-"""Owns the arithmetic of evidence: paired comparison, intervals, power, shrinkage, several comparisons at once.
+"""Owns the arithmetic of evidence: paired comparison, intervals, power, shrinkage.
 
 It knows numbers and group labels only: no trials, no storage, no wording of verdicts. Every function is pure and
 deterministic (random resampling is seeded by an explicit integer) and returns finite numbers wherever it can: a
@@ -12,7 +12,7 @@ import math
 import sys
 from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -161,40 +161,6 @@ def expected_sd_of_difference(baseline_values: ArrayLike, rho: float = 0.5) -> f
     return se * math.sqrt(n) * math.sqrt(2 * (1 - rho))
 
 
-def adjusted_means(scores: ArrayLike) -> tuple[Floats, Floats]:
-    """Each trial's mean as if it had seen every example, and its standard error without the examples' difficulty.
-
-    `scores` is trials x examples with NaN where a trial was stopped or not scored. Least squares of the additive model
-    score = trial + example; the standard error is the trial's residual sd / sqrt(n), which is what makes two trials of
-    the same examples differ, and so what `shrink` needs: the plain standard error counts the shared difficulty of the
-    examples as noise and shrinks far too much. NaN and UNBOUNDED for a trial without scores; UNBOUNDED for one score.
-    """
-    y = _finite(scores)
-    seen = ~np.isnan(y)
-    filled = np.where(seen, y, 0.0)
-    n_trial, n_example = seen.sum(axis=1), seen.sum(axis=0)
-    live = n_trial > 0
-    means, ses = np.full(y.shape[0], np.nan), np.full(y.shape[0], UNBOUNDED)
-    if not live.any():
-        return means, ses
-    # Eliminating the example effects leaves k equations for k trials; the pseudo-inverse fixes the free constant.
-    share = seen / np.maximum(n_example, 1)
-    example_mean = filled.sum(axis=0) / np.maximum(n_example, 1)
-    normal = np.diag(n_trial.astype(np.float64)) - share @ seen.T.astype(np.float64)
-    right = filled.sum(axis=1) - seen.astype(np.float64) @ example_mean
-    trial = np.linalg.pinv(normal, hermitian=True) @ right
-    example = example_mean - share.T @ trial
-    residual = np.where(seen, y - trial[:, None] - example[None, :], 0.0)
-    means[live] = trial[live] + example[n_example > 0].mean()
-    # k trials share each example effect: a fitted residual is smaller than the error by sqrt(1 - 1/k).
-    loss = np.where(n_example > 1, 1 - 1 / np.maximum(n_example, 1), 0.0)
-    freedom = seen.astype(np.float64) @ loss
-    freedom = freedom - freedom / np.maximum(n_trial, 1)
-    enough = freedom > 0
-    ses[enough] = np.sqrt((residual[enough] ** 2).sum(axis=1) / freedom[enough] / n_trial[enough])
-    return means, ses
-
-
 def shrink(means: Sequence[float], ses: Sequence[float]) -> Shrunk:
     """Posterior means of exchangeable trials: the maximum of these is not inflated by having been chosen.
 
@@ -202,7 +168,7 @@ def shrink(means: Sequence[float], ses: Sequence[float]) -> Shrunk:
     Veroniki et al. 2016, doi 10.1002/jrsm.1164), prior mean by inverse variance; the posterior sd includes the errors
     of the prior mean and of tau (Morris 1983) and is still a little small: 95 % intervals from it hold 94 to 95 % of
     the truths with 60 trials, 92 to 93 % with 10 to 25, 90 % where the trials differ far less than the noise. Pass the
-    means of all trials, and standard errors of what differs *between* trials (see `adjusted_means`).
+    means of all trials, and standard errors of what differs *between* trials: those of paired differences, say.
 
     A standard error below a third of the median one is raised to that: with few or all-equal scores it is an accident,
     not certainty. tau is at least a tenth of the median standard error, so that 1 % of a gain survives and trials that
@@ -238,68 +204,6 @@ def shrink(means: Sequence[float], ses: Sequence[float]) -> Shrunk:
     unsure_tau = 2 / max(x.size - 3, 1) * typical / total * (x - prior_mean) ** 2
     out_vars[known] = keep * v + (1 - keep) ** 2 * (prior_var + unsure_tau)
     return Shrunk(tuple(out_means.tolist()), tuple(np.sqrt(out_vars).tolist()), prior_mean, math.sqrt(tau2))
-
-
-def holm(p_values: Sequence[float]) -> tuple[float, ...]:
-    """Holm's (1979) adjusted p-values, in the order given: valid whatever the dependence between the tests."""
-    p = np.asarray(p_values, dtype=np.float64)
-    order = np.argsort(p, kind="stable")
-    adjusted = np.empty_like(p)
-    adjusted[order] = np.minimum(np.maximum.accumulate(p[order] * np.arange(p.size, 0, -1)), 1.0)
-    return tuple(adjusted.tolist())
-
-
-def max_t(
-    differences: ArrayLike,
-    groups: Sequence[Hashable] | None = None,
-    *,
-    alternative: Literal["two-sided", "greater"] = "two-sided",
-    resamples: int = 10_000,
-    seed: int = 0,
-) -> tuple[float, ...]:
-    """Adjusted p-values of several candidates against one baseline: all of them together err with the stated rate.
-
-    `differences` is candidates x examples (candidate minus baseline, NaN = missing). One sign pattern over clusters is
-    applied to all candidates at once, so the correlation through the shared baseline counts; step-down max-T of the
-    studentised sums (Westfall and Young 1993). More powerful than `holm`; needs symmetry of the differences under "no
-    difference", as every sign-flip test does.
-    """
-    d = np.atleast_2d(_finite(differences))
-    codes = _cluster_codes(groups, d.shape[1])
-    d = np.where(np.isnan(d) | (np.abs(d) <= TIE), 0.0, d)
-    sums = np.array([np.bincount(codes, weights=row) for row in d]) if d.shape[1] else np.zeros((d.shape[0], 0))
-    # Flipping signs leaves the sum of squares alone, so this ratio orders patterns exactly as Student's t does.
-    norms = np.sqrt((sums**2).sum(axis=1))
-    unit = np.divide(sums, norms[:, None], out=np.zeros_like(sums), where=norms[:, None] > 0)
-    observed = unit.sum(axis=1)
-    if alternative == "two-sided":
-        observed = np.abs(observed)
-    order = np.argsort(-observed, kind="stable")
-    counts = np.zeros(order.size)
-    for signs in _sign_patterns(unit.shape[1], resamples, seed):
-        flipped = signs @ unit[order].T
-        if alternative == "two-sided":
-            flipped = np.abs(flipped)
-        highest = np.maximum.accumulate(flipped[:, ::-1], axis=1)[:, ::-1]
-        counts += (highest >= observed[order] - TIE).sum(axis=0)
-    adjusted = np.empty(order.size)
-    adjusted[order] = np.maximum.accumulate((counts + 1) / (resamples + 1))
-    adjusted[norms == 0] = 1.0
-    return tuple(adjusted.tolist())
-
-
-def mcnemar_exact(a: ArrayLike, b: ArrayLike) -> float:
-    """Two-sided exact p-value for outcomes that are 0 or 1 (ValueError otherwise): a sign test on the discordant."""
-    d = _differences(a, b)
-    for values in (np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64)):
-        if not np.all(np.isnan(values) | (values == 0) | (values == 1)):
-            raise ValueError("McNemar's test needs outcomes that are 0 or 1")
-    wins, losses = int((d > 0).sum()), int((d < 0).sum())
-    if wins == losses:
-        return 1.0
-    from scipy.special import bdtr
-
-    return min(1.0, 2 * float(bdtr(min(wins, losses), wins + losses, 0.5)))
 
 
 def look_level(look: int, alpha: float = 0.05) -> float:
