@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -107,8 +108,23 @@ SpaceSpec = dict[str, DimensionSpec]
 
 
 def build_space(table: SpaceSpec, folder: Path) -> SearchSpace:
-    """The search space that a checked [space] table describes. Raises SpecError for an unreadable file."""
-    return SearchSpace({name: _build(value, folder) for name, value in table.items()})
+    """The search space that a checked [space] table describes. Raises SpecError for an unreadable file, and for a
+    parameter that one trial would get from two places: one of them would be searched without any effect."""
+    space = SearchSpace({name: _build(value, folder) for name, value in table.items()})
+    found = [
+        f"space.{second}: is given twice: a trial that takes it may take space.{first} too. Keep one of them"
+        for (first, name, _), (second, other, _) in combinations(space.walk(), 2)
+        if name == other and not _alternatives(first, second)
+    ]
+    if found:
+        raise SpecError(found)
+    return space
+
+
+def _alternatives(first: str, second: str) -> bool:
+    """True when two paths part at the branch of a switch; they read name.branch.name.branch ... name."""
+    parts = zip(first.split("."), second.split("."), strict=False)
+    return next((i for i, (a, b) in enumerate(parts) if a != b), 0) % 2 == 1
 
 
 def _build(value: Any, folder: Path) -> Dimension:
