@@ -63,6 +63,8 @@ def make_study(
     table: dict[str, Any], *, overrides: Sequence[str] = (), folder: Path | None = None, source: str = "StudySpec"
 ) -> StudySpec:
     """The study that a table of tables describes. Raises SpecError with every mistake in it."""
+    if overrides:
+        table = _copied(table)
     problems = [message for override in overrides if (message := _apply(table, override))]
     if problems:
         raise SpecError(problems)
@@ -86,6 +88,11 @@ def _blamed(problem: str, source: str, overrides: Sequence[str]) -> str:
         if override.partition("=")[0].strip() == key:
             return f"--set {override}: {what}"
     return f"{source}: {problem}"
+
+
+def _copied(table: dict[str, Any]) -> dict[str, Any]:
+    """The tables copied, what they hold shared: rows may be many and callables may not be copyable."""
+    return {key: _copied(value) if isinstance(value, dict) else value for key, value in table.items()}
 
 
 def _apply(table: dict[str, Any], override: str) -> str | None:
