@@ -13,7 +13,7 @@ from typing import Any
 from genopt import dataset as data
 from genopt import space as spaces
 from genopt.backends import make_backend
-from genopt.errors import GenoptError, MissingExtra, SpecError
+from genopt.errors import BackendError, GenoptError, MissingExtra, SpecError
 from genopt.objectives import Goal
 from genopt.prompt import Prompt, problems
 from genopt.scorers import make_scorer, scorer_key
@@ -304,6 +304,9 @@ def _names_are_known(
         if isinstance(dimension, Switch):
             if name in info.params:
                 found.append(f"space.{path}: is a parameter of {engine}, so it cannot name a switch. Rename the switch")
+            named = spec.baseline.get(name)
+            if named is not None and named not in dimension.branches:
+                found.append(f"baseline.{name}: {named!r} is no branch.{hint(str(named), dimension.branches)}")
         elif name not in known:
             found.append(
                 f"space.{path}: is neither a parameter of {engine} nor a variable that the prompt uses"
@@ -359,10 +362,18 @@ def _refused(domain: Domain, error: ValueError) -> str:
 
 
 def _today(spec: StudySpec, space: SearchSpace, info: BackendInfo, fields: frozenset[str]) -> dict[str, ParamValue]:
-    """Every parameter as the user runs it today: the engine's defaults under [baseline]; a prompt variable that the
-    baseline does not set takes its first choice or lowest value."""
-    today: dict[str, ParamValue] = dict(info.defaults)
-    for _, name, dimension in space.walk():
+    """Every parameter as the user runs it today: the engine's defaults under [baseline], where a named branch of a
+    switch brings its constants; a prompt variable that is not set takes its first choice or lowest value."""
+    today: dict[str, ParamValue] = {}
+    for name, default in info.defaults.items():
+        try:  # as the space's own values are, so that 1 and 1.0 are the same configuration
+            known = name in info.params and default is not None
+            today[name] = info.params[name].coerce(default) if known else default
+        except ValueError as error:
+            raise BackendError(f"{spec.backend.kind}: the model's own {name} cannot be used: {error}") from None
+    for path, name, dimension in space.walk():
+        if isinstance(dimension, spaces.Constant) and _taken(path, spec.baseline):
+            today[name] = info.params[name].coerce(dimension.value) if name in info.params else dimension.value
         if name in info.params or name in today or isinstance(dimension, Switch):
             continue
         if isinstance(dimension, Choice):
@@ -377,6 +388,12 @@ def _today(spec: StudySpec, space: SearchSpace, info: BackendInfo, fields: froze
         plain = tuple(value) if isinstance(value, list) else value
         today[name] = info.params[name].coerce(plain) if name in info.params else plain
     return today
+
+
+def _taken(path: str, baseline: Mapping[str, Any]) -> bool:
+    """True when the baseline names every branch on the path of a dimension inside a switch."""
+    *branches, _ = path.split(".")
+    return bool(branches) and all(baseline.get(s) == b for s, b in zip(branches[::2], branches[1::2], strict=True))
 
 
 def _render_everything(plan: Plan) -> None:
