@@ -49,13 +49,16 @@ IMPURE = {"asyncio", "io", "logging", "os", "pathlib", "random", "socket", "subp
 LINES = 320
 # Questioned, and left whole; a ceiling, so that they do not grow unnoticed.
 LONGER = {
-    "plan": 410,
+    "backends/_hf_batch": 330,
+    "backends/_hf_loading": 330,
+    "plan": 425,
+    "scorers/text": 350,
+    "search": 330,
     "space": 345,
-    "stats": 410,
-    "store": 385,
-    "scorers/text": 345,
+    "stats": 430,
+    "store": 400,
+    "study/study": 345,
     "testing": 400,
-    "backends/_hf_loading": 325,
 }
 
 
