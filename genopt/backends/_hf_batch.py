@@ -19,6 +19,7 @@ from transformers.modeling_outputs import BaseModelOutput
 from genopt.backends._hf_loading import LoadedModel
 from genopt.backends._hf_sampling import Decoding, Plan
 from genopt.backends._hf_slots import Slots, Solo
+from genopt.backends._hf_stop import StopWatch
 from genopt.types import Finish
 
 _PREFILL_TOKENS = {"cpu": 8192}
@@ -49,35 +50,6 @@ class Finished:
     why: str = ""
 
 
-class StopWatch:
-    """Finds the first stop string that ends in what was written once `min_tokens` tokens were there.
-
-    Only the newest tokens are decoded at each step; the whole text is decoded once, when they hold a stop string.
-    """
-
-    def __init__(self, loaded: LoadedModel, stop: Sequence[str], min_tokens: int) -> None:
-        self._loaded = loaded
-        self._stop = stop
-        self._min_tokens = max(1, min_tokens)
-        # No token is shorter than a byte, except special ones; a few more tokens make up for broken characters.
-        self._tail = max(len(s.encode()) for s in stop) + 4
-        self._ignored: int | None = None
-
-    def cut(self, ids: Sequence[int]) -> str | None:
-        """The text before the stop string, None as long as none has appeared."""
-        if len(ids) < self._min_tokens:
-            return None
-        tail = self._loaded.decode(ids[-self._tail :])
-        if not any(s in tail for s in self._stop):
-            return None
-        if self._ignored is None:
-            self._ignored = len(self._loaded.decode(ids[: self._min_tokens - 1]))
-        text = self._loaded.decode(ids)
-        found = [text.find(s, max(0, self._ignored - len(s) + 1)) for s in self._stop]
-        places = [place for place in found if place >= 0]
-        return text[: min(places)] if places else None
-
-
 class Batch:
     """Rows that are decoded together; each gets the text it would get alone.
 
@@ -100,7 +72,7 @@ class Batch:
         """Prefill the rows, draw their first token and let them join; those that end at once are returned."""
         for row in rows:
             if row.decoding.stop:
-                row.stops = StopWatch(self._loaded, row.decoding.stop, row.decoding.min_tokens)
+                row.stops = StopWatch(self._loaded.decode, row.decoding.stop, row.decoding.min_tokens)
         done: list[Finished] = []
         for group in self._groups(rows):
             done += self._admit(group)

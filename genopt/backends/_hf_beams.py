@@ -12,9 +12,10 @@ import transformers as _transformers
 from torch import Tensor
 from transformers import LogitsProcessor, LogitsProcessorList, StoppingCriteria, StoppingCriteriaList
 
-from genopt.backends._hf_batch import Finished, Row, StopWatch
+from genopt.backends._hf_batch import Finished, Row
 from genopt.backends._hf_loading import LoadedModel, quiet
 from genopt.backends._hf_sampling import Decoding, penalise_presence_and_frequency
+from genopt.backends._hf_stop import StopWatch
 
 transformers: Any = _transformers  # partly typed
 
@@ -40,7 +41,7 @@ def beam_search(loaded: LoadedModel, row: Row) -> Finished:
         forced_bos_token_id=rules.forced_first,
         **_truncation(d),
     )
-    watch = StopWatch(loaded, d.stop, d.min_tokens) if d.stop else None
+    watch = StopWatch(loaded.decode, d.stop, d.min_tokens) if d.stop else None
     processors = [_Penalties(d, prompt_width)] if d.presence_penalty or d.frequency_penalty else []
     criteria = [_Stop(watch, prompt_width)] if watch is not None else []
     devices = [device] if device.type == "cuda" else []

@@ -6,7 +6,6 @@ It knows nothing of batches, sampling arithmetic or requests in flight.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import inspect
 import json
 import warnings
@@ -19,21 +18,13 @@ import torch
 import transformers as _transformers
 from transformers.cache_utils import DynamicCache, DynamicLayer, DynamicSlidingWindowLayer
 
+from genopt.backends._hf_files import digest, model_folder
 from genopt.backends._hf_sampling import Rules
 from genopt.errors import BackendError, SpecError
 from genopt.types import Message, ParamValue
 
 transformers: Any = _transformers  # partly typed: its own annotations refuse its documented calls
 
-_HASH_WHOLE_BELOW = 200 * 2**20
-_WEIGHTS = (".safetensors", ".bin", ".pt", ".gguf")
-_TEXT_FILES = (
-    "config.json",
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "chat_template.jinja",
-    "special_tokens_map.json",
-)
 _RELATIVE_DECODERS = ("t5", "mt5", "umt5", "longt5", "switch_transformers", "pix2struct")
 _NOT_APPLIED = {
     "sequence_bias": None,
@@ -112,7 +103,7 @@ class LoadedModel:
 
 def load(name: str, options: Mapping[str, Any]) -> LoadedModel:
     """The model in a folder or on the hub. Raises SpecError when there is none or it cannot be read."""
-    folder = _folder(name)
+    folder = model_folder(name)
     shared = {"trust_remote_code": options["trust_remote_code"]}
     if options["revision"] is not None:
         shared["revision"] = options["revision"]
@@ -174,8 +165,10 @@ def _describe(
     head = model.get_output_embeddings()
     chat = "raw" if options["raw"] or tokenizer.chat_template is None else "template"
     extra = json.dumps(options["chat_template_kwargs"], sort_keys=True) if options["chat_template_kwargs"] else ""
-    digest = _digest(folder, eos) if folder is not None else getattr(config, "_commit_hash", None) or ""
+    content = digest(folder, eos) if folder is not None else getattr(config, "_commit_hash", None) or ""
     notes = [f"{k} of generation_config.json is not applied" for k, off in _NOT_APPLIED.items() if _set(given, k, off)]
+    if model.dtype in (torch.bfloat16, torch.float16):
+        notes.append(f"in {str(model.dtype)[6:]} a text may depend on what shares its batch: float32 makes it exact")
     if not plain:
         notes.append("this architecture keeps more than keys and values: requests run one at a time")
     return LoadedModel(
@@ -201,7 +194,7 @@ def _describe(
             "version": transformers.__version__,
             "torch": torch.__version__,
             "model": folder.resolve().name if folder is not None else name,
-            "digest": digest,
+            "digest": content,
             "dtype": str(model.dtype).removeprefix("torch."),
             "device": device.type,
             "prompt": chat + extra,
@@ -238,23 +231,6 @@ def _defaults(given: Any) -> dict[str, ParamValue]:
     }
 
 
-def _folder(name: str) -> Path | None:
-    """The model's folder, None when the name is a hub id. Raises SpecError for a path that holds no model."""
-    path = Path(name).expanduser()
-    if path.is_dir():
-        if not (path / "config.json").is_file():
-            raise SpecError(
-                f"backend.model: {name} holds no model: there is no config.json in it",
-                hint="Name the folder that save_pretrained() or a download of the hub wrote",
-            )
-        return path
-    if path.exists():
-        raise SpecError(f"backend.model: {name} is a file. A model is a folder with config.json and weights")
-    if path.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1:
-        raise SpecError(f"backend.model: the folder {name} does not exist", hint="Check the path of the model")
-    return None
-
-
 def _hint(folder: Path | None) -> str:
     if folder is not None:
         return "Check that config.json, the weights and the tokenizer's files in it are complete"
@@ -285,25 +261,6 @@ def _plain_attention(config: Any) -> bool:
     except Exception:  # an architecture whose cache the library does not build from its configuration
         return False
     return all(type(layer) in (DynamicLayer, DynamicSlidingWindowLayer) for layer in layers)
-
-
-def _digest(folder: Path, eos: tuple[int, ...]) -> str:
-    """sha256 over configuration, tokenizer and weights; of big weights, the sizes and the first mebibyte of each.
-
-    generation_config.json is left out: it holds the very parameters that are tuned. Its end tokens are counted.
-    """
-    weights = sorted(path for path in folder.iterdir() if path.suffix in _WEIGHTS)
-    whole = sum(path.stat().st_size for path in weights) < _HASH_WHOLE_BELOW
-    digest = hashlib.sha256(json.dumps(eos).encode())
-    for path in [folder / name for name in _TEXT_FILES if (folder / name).is_file()] + weights:
-        digest.update(f"{path.name}:{path.stat().st_size}".encode())
-        with path.open("rb") as file:
-            if whole or path not in weights:
-                while block := file.read(2**20):
-                    digest.update(block)
-            else:
-                digest.update(file.read(2**20))
-    return digest.hexdigest()
 
 
 def _ids(value: Any) -> tuple[int, ...]:

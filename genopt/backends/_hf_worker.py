@@ -72,17 +72,21 @@ class Worker:
         self._thread.join()
 
     def _run(self) -> None:
-        with torch.inference_mode():
-            while self._wait():
-                self._intake()
-                self._drop_cancelled()
-                try:
-                    self._turn()
-                except Exception as error:
-                    self._recover(error)
-        running = [row.owner for row in self._batch.rows]
-        _fail([*running, *self._waiting, *self._beams, *self._arrived], _closed())
-        self._batch = Batch(self._loaded)
+        try:
+            with torch.inference_mode():
+                while self._wait():
+                    self._intake()
+                    self._drop_cancelled()
+                    try:
+                        self._turn()
+                    except Exception as error:
+                        self._recover(error)
+        finally:
+            with self._changed:
+                self._closing = True  # whatever ended the thread, nobody is to wait for it
+            running = [row.owner for row in self._batch.rows] + self._admitting
+            _fail([*running, *self._waiting, *self._beams, *self._arrived], _closed())
+            self._batch = Batch(self._loaded)
 
     def _wait(self) -> bool:
         """Sleep until there is work; False when the worker is to end."""
@@ -199,8 +203,10 @@ def _finish(job: Job, finished: Finished) -> None:
 
 def _fail(jobs: Sequence[Job], error: BackendError) -> None:
     for job in jobs:
+        own = BackendError(str(error), retryable=error.retryable, hint=error.hint)  # each gets a traceback of its own
+        own.__cause__ = error.__cause__
         try:
-            job.future.set_exception(error)
+            job.future.set_exception(own)
         except InvalidStateError:
             continue
 

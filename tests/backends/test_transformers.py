@@ -24,7 +24,7 @@ from tests import tiny_models
 torch = pytest.importorskip("torch", reason="the embedded engine needs PyTorch")
 transformers = pytest.importorskip("transformers", reason="the embedded engine needs transformers")
 
-from genopt.backends import _hf_batch, _hf_sampling  # noqa: E402
+from genopt.backends import _hf_batch, _hf_noise  # noqa: E402
 from genopt.backends._hf_sampling import Decoding, Plan, Rules  # noqa: E402
 from genopt.backends.transformers import PARAMS, TransformersBackend  # noqa: E402
 
@@ -115,21 +115,21 @@ class TestT5(BackendContract):
 
 class TestDraw:
     def test_noise_is_gumbel(self) -> None:
-        noise = _hf_sampling.gumbel(np.arange(40, dtype=np.uint64), np.zeros(40, np.int64), salt(1000)).numpy()
+        noise = _hf_noise.gumbel(np.arange(40, dtype=np.uint64), np.zeros(40, np.int64), salt(1000)).numpy()
         assert stats.kstest(noise.ravel(), "gumbel_r").pvalue > 0.01
 
     def test_neighbouring_seeds_steps_and_tokens_are_unrelated(self) -> None:
         seeds, steps = np.repeat(np.arange(60, dtype=np.uint64), 60), np.tile(np.arange(60), 60)
-        noise = _hf_sampling.gumbel(seeds, steps, salt(50)).numpy().reshape(60, 60, 50)
+        noise = _hf_noise.gumbel(seeds, steps, salt(50)).numpy().reshape(60, 60, 50)
         for axis in range(3):
             first, second = (np.take(noise, span, axis).ravel() for span in (range(0, 49), range(1, 50)))
             assert abs(stats.pearsonr(first, second).statistic) < 4 / np.sqrt(first.size)
 
     def test_rows_are_a_pure_function_of_seed_and_step(self) -> None:
         seeds, steps = np.asarray([7, 9, 7], np.uint64), np.asarray([3, 0, 4])
-        noise = _hf_sampling.gumbel(seeds, steps, salt(64))
+        noise = _hf_noise.gumbel(seeds, steps, salt(64))
         for row in range(3):
-            alone = _hf_sampling.gumbel(seeds[row : row + 1], steps[row : row + 1], salt(64))
+            alone = _hf_noise.gumbel(seeds[row : row + 1], steps[row : row + 1], salt(64))
             assert torch.equal(alone[0], noise[row])
 
     @pytest.mark.parametrize("decoding", [Decoding(1), Decoding(1, temperature=0.5), Decoding(1, top_k=5)])
@@ -163,7 +163,7 @@ class TestDraw:
 
 
 def salt(vocabulary: int) -> Any:
-    return _hf_sampling.token_salt(vocabulary, CPU)
+    return _hf_noise.token_salt(vocabulary, CPU)
 
 
 class TestAgainstTheLibrary:
@@ -537,7 +537,7 @@ def outcome(done: Generation) -> tuple[str, str, int, int]:
 
 def check_staggered(model: Path, *, batch_size: int) -> None:
     """Requests that arrive at random moments give the texts they give one at a time."""
-    requests = mixed_requests(40)
+    requests = mixed_requests(28)
     draw = random.Random(1)
 
     async def session() -> None:
