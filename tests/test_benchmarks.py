@@ -1,0 +1,76 @@
+"""The overhead benchmark at a tiny size: every way keeps what it says it keeps, and the tables hold their numbers."""
+
+from __future__ import annotations
+
+import importlib
+import sqlite3
+import sys
+from itertools import pairwise
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
+
+
+@pytest.fixture(scope="module")
+def overhead() -> ModuleType:
+    sys.path.insert(0, str(BENCHMARKS))
+    try:
+        return importlib.import_module("overhead")
+    finally:
+        sys.path.remove(str(BENCHMARKS))
+
+
+def count(database: Path, table: str) -> int:
+    with sqlite3.connect(database) as connection:
+        found = connection.execute(f"SELECT count(*) FROM {table}").fetchone()
+    connection.close()
+    return int(found[0])
+
+
+def test_every_observation_of_a_study_is_kept_and_counted(overhead: ModuleType, tmp_path: Path) -> None:
+    marks = overhead.genopt_study(tmp_path, 90, 30)
+    kept = count(tmp_path / "overhead.db", "genopt_generations")
+    assert marks[-1].rows == kept == count(tmp_path / "overhead.db", "genopt_scores")
+    assert marks[-1].rows > 90 + 2 * overhead.HOLDOUT, "baseline, search, finalists and verdict"
+    for before, after in pairwise(marks):
+        assert after.rows > before.rows and after.cpu > before.cpu and after.wall > before.wall
+    assert set(marks[-2].threads) == {"loop", "study", "writer"}
+
+
+@pytest.mark.parametrize("each", [False, True])
+def test_the_peer_keeps_as_much(overhead: ModuleType, tmp_path: Path, each: bool) -> None:
+    marks = overhead.optuna_loop(tmp_path, 12, 6, each=each)
+    assert [mark.rows for mark in marks] == [0, 6, 12]
+    assert count(tmp_path / "plain.db", "trial_intermediate_values") == 12
+    assert count(tmp_path / "plain.db", "trial_user_attributes") == (12 if each else 2)
+
+
+def test_a_run_has_a_process_of_its_own(overhead: ModuleType) -> None:
+    marks = overhead.fresh("bare loop", 200, 100)
+    assert marks[-1].rows == 200 and overhead.rate(marks) > 1000
+
+
+def test_figures_are_those_of_the_marks(overhead: ModuleType) -> None:
+    def reading(rows: int, cpu: float) -> object:
+        return overhead.Mark(rows, rows / 500, cpu, {"loop": cpu / 2, "study": cpu / 4, "writer": cpu / 4})
+
+    few = [[reading(0, 0.0), reading(1000, 1.0), reading(10_000, 4.6), reading(100_000, 49.6), reading(100_001, 49.6)]]
+    many = [[reading(0, 0.0), reading(1000, 1.0), reading(10_000, 2.8), reading(100_000, 20.8), reading(100_001, 20.8)]]
+    assert overhead.decades(100_000) == [(1000, 10_000), (10_000, 100_000)]
+    assert overhead.per_observation(few[0], 1000, 10_000) == pytest.approx(400)
+    assert overhead.rate(few[0]) == pytest.approx(500)
+    lines = list(overhead.long_table({100: few, 500: many}, 100_000))
+    assert lines[2].split(" | ")[2:7] == ["500", "400", "500", "1.25", "245"]
+    assert lines[-1].startswith("CPU = 127 us an observation + 36.4 ms a trial")
+    names = {overhead.PLAIN: few, "genopt": many}
+    assert list(overhead.peer_table(names))[3].split(" | ")[3] == "1"
+
+
+def test_the_figure_is_drawn(overhead: ModuleType, tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib", reason="matplotlib is not installed")
+    marks = [overhead.Mark(rows, rows / 500, rows / 1000, {}) for rows in (0, 1000, 2000, 5000)]
+    overhead.plot({100: [marks]}, {"genopt": [marks], overhead.PLAIN: [marks]}, tmp_path / "overhead.svg")
+    assert "observations per second" in (tmp_path / "overhead.svg").read_text(encoding="utf-8")
