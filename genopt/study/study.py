@@ -236,8 +236,10 @@ class Study:
         return self._study.get_trials(deepcopy=False)
 
     def close(self) -> None:
-        """Give the database connection of this thread back."""
-        self._study._storage.remove_session()
+        """Drop the database connections; safe to call twice."""
+        storage: Any = self._study._storage
+        storage.remove_session()
+        storage._backend.engine.dispose()
 
 
 def open_study(
