@@ -3,7 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
+import pwd
+import shutil
+import signal
+import socket
 import sqlite3
+import subprocess
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -14,8 +21,11 @@ import pytest
 import sqlalchemy as sa
 
 from genopt.errors import StudyError
+from genopt.runner import optimize
+from genopt.spec.read import make_study
 from genopt.store import Spent, Store, Worker, generation_id, generation_row, masked, metadata, score_row
 from genopt.types import Generation, Score
+from tests import toy
 
 KEY = "a" * 64
 
@@ -314,3 +324,125 @@ def test_a_file_that_is_no_database_is_refused(tmp_path: Path) -> None:
 def test_passwords_are_masked() -> None:
     assert masked("postgresql+psycopg://me:secret@host/db") == "postgresql+psycopg://me:***@host/db"
     assert "secret" not in masked("postgresql//me:secret@host/db")
+
+
+# --- another database
+
+
+@pytest.fixture(scope="module")
+def postgres() -> Iterator[str]:
+    """The URL of a fresh PostgreSQL server on this machine's loopback."""
+    pytest.importorskip("psycopg", reason="psycopg is not installed")
+    folders = sorted(Path("/usr/lib/postgresql").glob("*/bin"), key=lambda path: int(path.parent.name))
+    found = shutil.which("initdb") or next(
+        (str(f / "initdb") for f in reversed(folders) if (f / "initdb").exists()), ""
+    )
+    if not found:
+        pytest.skip("no PostgreSQL server is installed")
+    account: dict[str, Any] = {}
+    folder = Path(tempfile.mkdtemp(prefix="genopt-postgres-"))
+    try:
+        if os.geteuid() == 0:  # the server refuses to run as root
+            try:
+                user = pwd.getpwnam("postgres")
+            except KeyError:
+                pytest.skip("PostgreSQL cannot run as root, and there is no user postgres")
+            account = {"user": user.pw_uid, "group": user.pw_gid, "extra_groups": []}
+            os.chown(folder, user.pw_uid, user.pw_gid)
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+        options: dict[str, Any] = {"cwd": folder, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, **account}
+        initdb = [found, "-D", str(folder / "data"), "-A", "trust", "-U", "genopt", "-E", "UTF8", "--no-sync"]
+        subprocess.run(initdb, check=True, timeout=60, **options)
+        settings = {"listen_addresses": "127.0.0.1", "unix_socket_directories": "", "fsync": "off"}
+        server = subprocess.Popen(
+            [str(Path(found).with_name("postgres")), "-D", str(folder / "data"), "-p", str(port)]
+            + [word for name, value in settings.items() for word in ("-c", f"{name}={value}")],
+            **options,
+        )
+        try:
+            url = f"postgresql+psycopg://genopt@127.0.0.1:{port}/postgres"
+            engine = sa.create_engine(url)
+            for attempt in range(200):
+                try:
+                    engine.connect().close()
+                    break
+                except sa.exc.OperationalError:
+                    assert attempt < 199, "the server does not answer"
+                    assert server.poll() is None, "the server stopped"
+                    time.sleep(0.05)
+            engine.dispose()
+            yield url
+        finally:
+            server.send_signal(signal.SIGINT)
+            server.wait(20)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.mark.real
+def test_postgresql_keeps_rows_as_sqlite_does(postgres: str) -> None:
+    store = Store(postgres)
+    store.create()
+    store.create()
+    made = generation("Grüße 🎈 a\0b\ud800", 7, finish="length", why="cut\0")
+    first = row("r1", made=made)
+    score = score_row(first["id"], "s", Score(None, "why\0"))
+    link = {"trial_id": 5, "generation_id": first["id"]}
+    for _ in range(2):  # the second time everything exists already
+        store.write({"genopt_generations": [first], "genopt_scores": [score], "genopt_trial_rows": [link]})
+    (found,) = store.rows(1, KEY, "tune")
+    assert (found.generation.text, found.generation.why) == ("Grüße 🎈 a\ufffdb?", "cut\ufffd")
+    assert found.scores == {"s": Score(None, "why\ufffd")}
+    assert store.spent(1) == Spent(1, 0, 17)
+    store.remember_examples(1, {"r1": ("d", "tune")})
+    assert store.copy(1, 2, ["r1"]) == 1
+    store.copy_examples(1, 2)
+    store.join(Worker("w", "host", "1", 1.0, 1.0, False), 1)
+    store.beat("w", closed=True)
+    assert store.workers(1)[0].closed
+    store.delete(1, [5])
+    assert store.rows(1, KEY, "tune") == []
+    assert store.rows(2, KEY, "tune")[0].scores == found.scores
+    store.delete(2, [])
+    store.close()
+
+
+@pytest.mark.real
+def test_postgresql_takes_two_writers_of_the_same_rows(postgres: str) -> None:
+    store = Store(postgres)
+    store.create()
+    errors: list[BaseException] = []
+
+    def work(name: str) -> None:
+        try:
+            mine = Store(postgres)
+            for i in range(100):
+                mine.write({"genopt_generations": [row(f"same{i}", study=7), row(f"{name}{i}", study=7)]})
+            mine.close()
+        except BaseException as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=work, args=(name,)) for name in "ab"]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    assert not errors
+    assert store.spent(7).generations == 300
+    store.close()
+
+
+@pytest.mark.real
+def test_a_whole_study_runs_on_postgresql_and_resumes(postgres: str, tmp_path: Path) -> None:
+    spec = make_study(toy.study(tmp_path, storage=postgres), folder=tmp_path)
+    result = optimize(spec)
+    assert result.verdict.verdict in ("improved", "not shown", "worse")
+    store = Store(postgres)
+    study = next(study for study in range(1, 50) if store.spent(study).confirm_generations)
+    spent = store.spent(study)
+    again = json.loads(json.dumps(optimize(spec).verdict.to_json()))
+    assert again == json.loads(json.dumps(result.verdict.to_json()))
+    assert store.spent(study) == spent
+    store.close()
