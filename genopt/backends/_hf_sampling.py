@@ -230,10 +230,13 @@ def keep_top_p(logits: Tensor, top_p: Tensor) -> Tensor:
     total = logits.logsumexp(-1, keepdim=True)
     ranked = torch.topk(logits, min(_TOP_P_CANDIDATES, logits.shape[1])).values
     kept = _nucleus(ranked, total, top_p)
-    if ranked.shape[1] < logits.shape[1] and bool((kept == ranked.shape[1]).any()):
-        ranked = logits.sort(-1, descending=True).values
-        kept = _nucleus(ranked, total, top_p)
-    return _below(logits, ranked.gather(1, kept - 1))
+    threshold = ranked.gather(1, kept - 1)
+    if ranked.shape[1] < logits.shape[1]:
+        flat = (kept[:, 0] == ranked.shape[1]).nonzero()[:, 0]  # these may need more candidates
+        if len(flat):
+            ranked = logits[flat].sort(-1, descending=True).values
+            threshold[flat] = ranked.gather(1, _nucleus(ranked, total[flat], top_p[flat]) - 1)
+    return _below(logits, threshold)
 
 
 def keep_min_p(logits: Tensor, log_min_p: Tensor) -> Tensor:
