@@ -83,10 +83,9 @@ async def evaluate_async(
     if not isinstance(spec, StudySpec):
         spec = read_study(spec)
     if data is not None:
-        table = spec.dataset.model_dump(exclude={"path", "rows", "format", "limit"}) | {
-            "path": str(Path(data).resolve())
-        }
-        spec = spec.model_copy(update={"dataset": DatasetSpec(**table)})
+        path = str(Path(data).resolve()) if Path(data).exists() else data  # else a hub id
+        table = spec.dataset.model_dump(exclude={"path", "rows", "format", "limit"})
+        spec = spec.model_copy(update={"dataset": DatasetSpec(**table, path=path)})
     plan = await prepare(spec)
     try:
         config = chosen(plan, params)

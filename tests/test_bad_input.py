@@ -243,6 +243,12 @@ CASES: dict[str, tuple[Change, tuple[str, ...]]] = {
         put("objectives", [{"minimize": "seconds"}]),
         ("objectives: seconds", "Set search.trials_in_flight = 1"),
     ),
+    "seconds with requests side by side": (
+        lambda table, folder: table.update(
+            objectives=[{"minimize": "seconds"}], search={"trials_in_flight": 1}, backend={**table["backend"]}
+        ),
+        ("objectives: seconds", "backend.concurrency = 1"),
+    ),
     "some weights": (
         put("objectives", [{"maximize": "right", "weight": 1.0}, {"minimize": "completion_tokens"}]),
         ("objectives: some have a weight", "all of them one, or none"),

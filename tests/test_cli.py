@@ -240,7 +240,8 @@ def test_evaluate_sets_the_given_parameters_over_the_baseline(shell: Shell, give
 
 
 def test_evaluate_best_and_a_trial_by_its_number(shell: Shell, study: Path) -> None:
-    best = ok(shell("best", study, "--json")).json["params"]
+    verdict = ok(shell("best", study, "--json")).json
+    best = verdict["params" if verdict["verdict"] == "improved" else "baseline_params"]
     trials = [json.loads(line) for line in ok(shell("trials", study, "--jsonl")).out.splitlines()]
     for name, params in (("best", best), ("1", next(t["params"] for t in trials if t["number"] == 1))):
         before = len(shell.requests)

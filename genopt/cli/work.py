@@ -175,7 +175,8 @@ def _settings(params: str, study: Path) -> dict[str, Any] | None:
     if params == "best":
         if archive.verdict is None:
             raise click.UsageError("--params best: the study has no verdict yet. Run: genopt optimize")
-        return dict(archive.verdict["params"])
+        improved = archive.verdict["verdict"] == "improved"
+        return dict(archive.verdict["params" if improved else "baseline_params"])
     for trial in archive.trials:
         if str(trial.number) == params:
             return dict(trial.config.get("params", {}))

@@ -133,7 +133,8 @@ def consistency(spec: StudySpec) -> Iterator[str]:
     for name in spec.scorers:
         if name in known[len(spec.scorers) :]:
             yield f"scorers.{name}: is the name of a measured quantity. Choose another name"
-    if spec.search.trials_in_flight > 1 and any(o.metric == "seconds" for o in goal.objectives):
+    shared = spec.search.trials_in_flight > 1 or spec.backend.concurrency != 1
+    if shared and any(o.metric == "seconds" for o in goal.objectives):
         yield (
             "objectives: seconds is not a property of a configuration while trials share an engine. "
             "Set search.trials_in_flight = 1 and backend.concurrency = 1"
