@@ -2,10 +2,24 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
+from dataclasses import asdict
+
 from genopt.errors import StudyError
+from genopt.plan import Plan
 from genopt.session import Session
 from genopt.space import SearchSpace
 from genopt.study import open_study
+from genopt.types import Params, ParamValue
+
+
+async def check_source(session: Session, source: str) -> None:
+    """Raise StudyError when `source` cannot be forked, before the new study is made."""
+    if session.plan.spec.name == source:
+        raise StudyError(f"--fork: {source!r} is the study itself", hint="give the new study another name")
+    old = await session.db(open_study, session.plan.spec.url, source, SearchSpace({}), create=False)
+    await session.db(old.close)
 
 
 async def fork_from(session: Session, source: str) -> None:
@@ -15,10 +29,14 @@ async def fork_from(session: Session, source: str) -> None:
     part of its key, so that rows of a changed prompt are simply never asked for. Raises StudyError.
     """
     plan, study = session.plan, session.study
-    if study.name == source:
-        raise StudyError(f"--fork: {source!r} is the study itself", hint="give the new study another name")
-    if await session.db(study.attribute, "forked_from") is not None:
+    already = await session.db(study.attribute, "forked_from")
+    if already == source:
         return
+    if already is not None or any(trial.config for trial in await session.db(study.trials)):
+        raise StudyError(
+            f"--fork: the study {study.name!r} exists already and is no fork of {source!r}",
+            hint="give the new study another name",
+        )
     old = await session.db(open_study, plan.spec.url, source, SearchSpace({}), create=False)
     before = await session.db(session.store.example_digests, old.id)
     same = [name for name, (digest, _) in plan.digests().items() if before.get(name) == digest]
@@ -26,14 +44,23 @@ async def fork_from(session: Session, source: str) -> None:
     copied = 0
     if described.get("seed") == plan.spec.seed:
         copied = await session.db(session.store.copy, old.id, study.id, same)
-    queued: set[str] = set()
+    await session.db(study.set_attribute, "taken_over", asdict(await session.db(session.store.spent, study.id)))
+    queued = {plan.baseline().key}  # which is measured anyway
     for trial in await session.db(old.trials):
         params = trial.config.get("params")
-        if trial.state != "complete" or params is None or trial.config["key"] in queued:
+        if trial.state != "complete" or params is None:
             continue
-        answers = plan.space.locate({n: tuple(v) if isinstance(v, list) else v for n, v in params.items()})
-        if answers is not None and len(queued) < (plan.trials or len(queued) + 1) - 1:
-            queued.add(trial.config["key"])
-            await session.db(study.enqueue, answers)
+        located = locate(plan, {n: tuple(v) if isinstance(v, list) else v for n, v in params.items()})
+        if located is not None and located[0] not in queued and len(queued) < (plan.trials or math.inf):
+            queued.add(located[0])
+            await session.db(study.enqueue, located[1])
     await session.db(study.set_attribute, "forked_from", source)
-    session.note(f"forked from {source}: {copied} generations taken over, {len(queued)} configurations asked again")
+    session.note(f"forked from {source}: {copied} generations taken over, {len(queued) - 1} configurations asked again")
+
+
+def locate(plan: Plan, params: Params) -> tuple[str, Mapping[str, ParamValue]] | None:
+    """The place of parameters in the new space, and their key there; None when they do not lie in it."""
+    answers = plan.space.locate(params)
+    if answers is None:
+        return None
+    return plan.configure(plan.space.sample(lambda path, _: answers[path])).key, answers

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 from genopt.confirm import Verdict, choose_winner, confirm
 from genopt.errors import StudyError
 from genopt.events import Decided, Listener, silence
-from genopt.fork import fork_from
+from genopt.fork import check_source, fork_from
 from genopt.plan import Plan, prepare
 from genopt.search import measure_baseline, search
 from genopt.session import Session
@@ -89,6 +89,8 @@ async def optimize_async(
 async def _run(plan: Plan, on_event: Listener, source: str | None) -> Result:
     session = Session(plan, on_event)
     try:
+        if source is not None:
+            await check_source(session, source)
         await session.open()
         await check_unchanged(session)
         if source is not None:
@@ -96,7 +98,7 @@ async def _run(plan: Plan, on_event: Listener, source: str | None) -> Result:
         budget = plan.spec.budget.model_dump() | {"repeats": plan.spec.search.confirm_repeats}
         stored = await session.db(session.study.attribute, "verdict")
         if stored is not None and stored.get("budget") == budget:
-            verdict = Verdict(**{k: v for k, v in stored.items() if k != "budget"})
+            verdict = Verdict.from_json(stored)
             session.note("this study reached its verdict before; raise the budget to search on")
             on_event(Decided(verdict.to_json()))
             return Result(verdict, plan.spec.url, plan.spec.name)

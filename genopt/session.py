@@ -14,14 +14,14 @@ import time
 import uuid
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, TypeVar
 
 from genopt.events import Event, Listener, Note, Progress, Stage, StageStarted
 from genopt.plan import Plan
 from genopt.schedule import run_trial
 from genopt.stats import mean_se
-from genopt.store import Store, Worker
+from genopt.store import Spent, Store, Worker
 from genopt.study import Study, TrialRecord, open_study
 from genopt.trial import Configuration, Evaluation, Memory, Meter, Observation, Observer, Rate
 from genopt.types import Example, Phase
@@ -87,7 +87,10 @@ class Session:
             worker=self.worker.id,
         )
         await self.db(self.store.create)
-        self.meter = Meter.start(await self.db(self.store.spent, self.study.id))
+        spent = await self.db(self.store.spent, self.study.id)
+        taken_over = await self.db(self.study.attribute, "taken_over") or {}  # by a fork, which did not pay for it
+        own = {name: count - taken_over.get(name, 0) for name, count in asdict(spent).items()}
+        self.meter = Meter.start(Spent(**own))
         others = await self.db(self.store.workers, self.study.id)
         self.elapsed_before = sum(max(0.0, worker.heartbeat - worker.started) for worker in others)
 
