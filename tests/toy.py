@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
+import math
 import os
 import time
 from collections.abc import Mapping
@@ -42,11 +43,12 @@ def truth(params: Params) -> float:
 
 class ToyBackend:
     """Options: `log` (a file that gets one JSON line per request), `delay` (seconds), `fail_every` (every n-th request
-    fails, retryable), `broken` (every request fails for good), `flat` (the parameters change nothing)."""
+    fails, retryable), `broken` (every request fails for good), `broken_after` (every request after the n-th does),
+    `flat` (the parameters change nothing). `requests` and `cancelled` count."""
 
     def __init__(self, *, model: str, options: Mapping[str, Any] | None = None) -> None:
         self.model, self.options = model, dict(options or {})
-        self.requests = 0
+        self.requests = self.cancelled = 0
         self.opened = self.closed = 0
 
     async def open(self) -> BackendInfo:
@@ -61,8 +63,12 @@ class ToyBackend:
             with Path(log).open("a", encoding="utf-8") as file:
                 file.write(json.dumps(line) + "\n")
         if delay := self.options.get("delay"):
-            await asyncio.sleep(delay * (0.5 + uniform(request.seed, request.example_id)))
-        if self.options.get("broken"):
+            try:
+                await asyncio.sleep(delay * (0.5 + uniform(request.seed, request.example_id)))
+            except asyncio.CancelledError:
+                self.cancelled += 1
+                raise
+        if self.options.get("broken") or self.requests > self.options.get("broken_after", math.inf):
             raise BackendError("the engine is broken", retryable=False)
         if (every := self.options.get("fail_every")) and self.requests % every == 0:
             raise BackendError("the engine is busy", retryable=True)

@@ -1,0 +1,431 @@
+"""The search: what is asked, what is told, when it stops, and what a fault costs."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from genopt import racing
+from genopt.archive import load
+from genopt.errors import BackendError, ScorerError, SpecError
+from genopt.prepare import prepare
+from genopt.session import Session
+from genopt.spec.read import make_study
+from genopt.study import TrialRecord
+from genopt.types import Example
+from tests.studies import Ran, backend, generations, opened, query, run
+from tests.toy import study
+
+COARSE = {
+    "top_p": {"choices": [0.6, 0.9]},
+    "decoding": {"greedy": {"temperature": 0.0}, "sampling": {"temperature": {"choices": [0.3, 0.6, 0.9]}}},
+}  # eight points, seven configurations: greedy does not care for top_p
+OUTSIDE = {"temperature": 1.2, "top_p": 1.0}
+
+
+def answers(ran: Ran) -> dict[tuple[str, str], float]:
+    """(config_key, example_id) -> 1.0 for a right answer, of every first sample on the tune split."""
+    return {
+        (key, example): float(text == "yes")
+        for key, example, sample, phase, _, text in generations(ran.folder)
+        if sample == 0 and phase == "tune"
+    }
+
+
+def tune_ids(table: dict[str, Any], folder: Path) -> list[str]:
+    """The ids of the tune split in the study's order."""
+
+    async def main() -> list[str]:
+        plan = await prepare(make_study(table, folder=folder))
+        await plan.aclose()
+        return [example.id for example in plan.tune]
+
+    return asyncio.run(main())
+
+
+def no_trial_is_open(ran: Ran) -> bool:
+    return all(trial.state in ("complete", "failed") for trial in ran.trials)
+
+
+@pytest.mark.parametrize("in_flight", [1, 4])
+def test_equal_configurations_are_told_and_never_generated_twice(tmp_path: Path, in_flight: int) -> None:
+    """Proposals of a space with few points repeat, also while the first is still in flight."""
+    table = study(tmp_path, count=30, space=COARSE, baseline=OUTSIDE, budget={"trials": 8}, backend=backend(delay=0.01))
+    table["search"] = {"sampler": "random", "pruner": "none", "trials_in_flight": in_flight}
+    ran = run(table, tmp_path)
+    ran.decided()
+    first: dict[str, TrialRecord] = {trial.config["key"]: trial for trial in ran.complete()}
+    assert len(first) == len(ran.complete()) == 7, "the baseline outside the space counts, but is no trial"
+    twins = [trial for trial in ran.trials if "duplicate_of" in trial.outcome]
+    assert twins
+    for twin in twins:
+        original = first[twin.config["key"]]
+        assert twin.state == "complete"
+        assert twin.values == original.values
+        assert twin.outcome["duplicate_of"] == original.number
+        assert twin.number != original.number
+    different = [t for t in twins if t.config["params"] != first[t.config["key"]].config["params"]]
+    assert different, "greedy with another top_p is the same configuration"
+    assert ran.decided().trials == 8
+    assert Counter(event.outcome for event in ran.told()) == {"complete": 8, "duplicate": len(twins)}
+    tune = [row for row in generations(tmp_path) if row[3] == "tune" and row[2] == 0]
+    assert len(tune) == 18 * 8
+    assert no_trial_is_open(ran)
+
+
+def test_nothing_is_requested_twice(tmp_path: Path) -> None:
+    """What the engine was asked is what the table holds: nothing was paid for and thrown away."""
+    log = tmp_path / "log.jsonl"
+    table = study(tmp_path, count=30, space=COARSE, backend=backend(delay=0.01, log=str(log)), budget={"trials": 9})
+    ran = run(table, tmp_path)
+    verdict = ran.decided()
+    rows = len(generations(tmp_path))
+    assert len(log.read_text().splitlines()) == rows
+    assert verdict.search_generations + verdict.confirm_generations == rows
+
+
+def test_an_exhausted_space_ends_the_search(tmp_path: Path) -> None:
+    ran = run(study(tmp_path, count=30, space=COARSE, baseline=OUTSIDE, budget={"trials": 50}), tmp_path)
+    ran.decided()
+    assert len({trial.config["key"] for trial in ran.complete()}) == 7
+    assert "the space looks exhausted" in ran.notes()
+    assert no_trial_is_open(ran)
+
+
+def test_a_stopped_trial_is_told_what_it_would_have_reached(tmp_path: Path) -> None:
+    """Reconstructed from the rows: incumbent's mean plus the mean paired difference on the prefix that was seen."""
+    space = {"temperature": {"low": 0.1, "high": 1.5}, "top_p": {"low": 0.5, "high": 1.0}}
+    baseline = {"temperature": 0.6, "top_p": 0.8}
+    table = study(tmp_path, count=80, space=space, baseline=baseline, budget={"trials": 12})
+    table["search"] = {"sampler": "random", "pruner": "paired", "trials_in_flight": 1}
+    ran = run(table, tmp_path)
+    ran.decided()
+    ids, right = tune_ids(table, tmp_path), answers(ran)
+    stopped = [trial for trial in ran.complete() if trial.outcome["stopped_early"]]
+    assert len(stopped) >= 3
+    best: list[float] = []
+    for trial in ran.complete():
+        key, n = trial.config["key"], trial.outcome["n"]
+        assert trial.values is not None
+        if trial.outcome["stopped_early"]:
+            assert n in racing.rungs(len(ids))
+            mine = [right[key, name] for name in ids[:n]]
+            incumbent = math.fsum(best) / len(best)
+            expected = incumbent + sum(a - b for a, b in zip(mine, best[:n], strict=True)) / n
+            assert trial.values[0] == pytest.approx(expected)
+            assert trial.values[0] < incumbent
+            assert trial.outcome["mean"] == pytest.approx(sum(mine) / n)
+        else:
+            assert n == len(ids)
+            values = [right[key, name] for name in ids]
+            assert trial.values[0] == pytest.approx(math.fsum(values) / len(values))
+            if sum(values) > sum(best):
+                best = values
+    early = [event for event in ran.told() if event.outcome == "stopped early"]
+    assert [event.n for event in early] == [trial.outcome["n"] for trial in stopped]
+
+
+def test_stopping_early_cancels_and_saves(tmp_path: Path) -> None:
+    space = {"temperature": {"low": 1.3, "high": 1.5}}
+    table = study(tmp_path, count=120, space=space, baseline={"temperature": 0.6, "top_p": 0.8}, budget={"trials": 6})
+    table |= {"search": {"sampler": "random", "pruner": "paired"}, "backend": backend(delay=0.01)}
+    ran = run(table, tmp_path)
+    verdict = ran.decided()
+    assert [trial.outcome["stopped_early"] for trial in ran.complete()] == [True] * 5
+    assert verdict.verdict == "not shown"
+    assert verdict.search_generations < 0.6 * 6 * 72
+    values = [trial.values for trial in ran.complete()]
+    assert all(value is not None and value[0] < 0.85 for value in values)
+
+
+def test_the_median_pruner_stops_below_the_median(tmp_path: Path) -> None:
+    table = study(tmp_path, count=60, budget={"trials": 20}, space={"temperature": {"low": 0.1, "high": 1.9}})
+    table["search"] = {"sampler": "random", "pruner": "median", "trials_in_flight": 1}
+    ran = run(table, tmp_path)
+    ran.decided()
+    outcomes = [trial.outcome["stopped_early"] for trial in ran.complete()]
+    assert not any(outcomes[:4]), "five are needed to have a median"
+    assert any(outcomes)
+
+
+@pytest.mark.parametrize("limit", [200, 260, 333, 500])
+def test_the_budget_of_generations_holds_with_the_verdict(tmp_path: Path, limit: int) -> None:
+    table = study(tmp_path, count=40, budget={"generations": limit}, backend=backend(delay=0.002))
+    log = tmp_path / "log.jsonl"
+    table["backend"]["options"]["log"] = str(log)
+    ran = run(table, tmp_path)
+    verdict = ran.decided()
+    assert verdict.verdict is not None
+    assert len(ran.complete()) >= 1
+    assert len(log.read_text().splitlines()) == len(generations(tmp_path)) <= limit
+    assert f"the budget of {limit} generations is spent" in ran.notes()
+    assert no_trial_is_open(ran)
+
+
+def test_the_budget_of_generations_is_used(tmp_path: Path) -> None:
+    """What early stops leave over is searched on with, not left lying."""
+    table = study(tmp_path, count=60, budget={"generations": 1200}, search={"sampler": "random", "pruner": "paired"})
+    ran = run(table, tmp_path)
+    ran.decided()
+    assert 1200 - 36 - 5 * 36 - 48 < query(tmp_path, "SELECT count(*) FROM genopt_generations")[0][0] <= 1200
+    assert any(trial.outcome["stopped_early"] for trial in ran.complete())
+
+
+def test_a_budget_that_cannot_pay_for_a_verdict_is_refused(tmp_path: Path) -> None:
+    """The least is exact: with it one trial is run beside the baseline."""
+    ran = None
+    table = study(tmp_path, count=40, budget={"generations": 60})
+    with pytest.raises(SpecError, match=r"budget.generations: 60 is too few: .* take (\d+)") as caught:
+        asyncio.run(prepare(make_study(table, folder=tmp_path)))
+    least = int(str(caught.value).rpartition("take ")[2].split(".")[0].split()[0])
+    ran = run(table | {"budget": {"generations": least}, "search": {"sampler": "random"}}, tmp_path)
+    assert ran.decided().verdict is not None
+    assert len([trial for trial in ran.trials if not trial.outcome.get("baseline")]) == 1
+    with pytest.raises(SpecError, match="too few"):
+        asyncio.run(prepare(make_study(table | {"budget": {"generations": least - 1}}, folder=tmp_path)))
+
+
+@pytest.mark.parametrize("limit", [3000, 5000])
+def test_the_budget_of_tokens_holds_with_the_verdict(tmp_path: Path, limit: int) -> None:
+    ran = run(study(tmp_path, count=40, budget={"tokens": limit}), tmp_path)
+    assert ran.decided().verdict is not None
+    assert 0.5 * limit < ran.decided().tokens <= limit
+    assert len(ran.complete()) >= 1
+
+
+@pytest.mark.parametrize("parts", [[0.4], [0.25, 0.4]])
+def test_the_budget_of_hours_holds_with_the_verdict(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, parts: list[float]
+) -> None:
+    """On a clock that every generation moves on by 3.6 seconds, 0.4 hours are 400 generations, in one go or in two."""
+    monkeypatch.setattr(Session, "elapsed", lambda session: session.meter.generations * 3.6)
+    for hours in parts:
+        ran = run(study(tmp_path, count=40, budget={"hours": hours}), tmp_path)
+        assert ran.decided().verdict is not None
+        assert 600 * hours < len(generations(tmp_path)) <= 1000 * hours
+        assert f"the budget of {hours} hours is spent" in ran.notes()
+        assert no_trial_is_open(ran)
+
+
+def test_a_broken_engine_stops_the_study_with_its_last_error(tmp_path: Path) -> None:
+    ran = run(study(tmp_path, count=40, backend=backend(broken_after=60, delay=0.002)), tmp_path)
+    assert isinstance(ran.error, BackendError)
+    assert str(ran.error) == "the engine is broken"
+    assert ran.error.exit_code == 1
+    failed = [event for event in ran.told() if event.outcome == "failed"]
+    assert 2 <= len(failed) <= 5 + 3, "three more may fail in the other lanes meanwhile"
+    assert not [trial for trial in ran.trials if trial.state == "running"]
+    stored = set(generations(tmp_path))
+    assert 24 <= len(stored) <= 60
+    # Repaired, the same command goes on with what was asked.
+    again = run(study(tmp_path, count=40), tmp_path)
+    assert again.decided().verdict is not None
+    assert no_trial_is_open(again)
+    assert stored <= set(generations(tmp_path))
+    assert again.decided().trials == 6
+    assert len({trial.config["key"] for trial in again.complete()} | {again.archive.baseline["key"]}) == 6
+
+
+def test_a_broken_engine_fails_the_baseline_at_once(tmp_path: Path) -> None:
+    ran = run(study(tmp_path, count=40, backend=backend(broken=True)), tmp_path)
+    assert isinstance(ran.error, BackendError)
+    assert ran.trials == []
+
+
+def test_a_scorer_that_raises_fails_its_trial_and_not_the_study(tmp_path: Path) -> None:
+    """One row, and it alone, makes the scorer raise when it is answered wrongly."""
+    table = study(tmp_path, count=60, baseline={"temperature": 0.6, "top_p": 0.8}, budget={"trials": 12})
+    ids = tune_ids(table, tmp_path)
+    right = answers(run(table, tmp_path))
+    keys = {key for key, _ in right}
+    wrong = {name: {key for key in keys if not right[key, name]} for name in ids}
+    baseline = load(f"sqlite:///{tmp_path / 'toy.db'}#toy").baseline["key"]
+    hated = next(name for name in ids if baseline not in wrong[name] and 2 <= len(wrong[name]) <= 4)
+
+    def hates(example: Example, text: str) -> float:
+        if example.id == hated and text == "no":
+            raise ValueError("cannot read this")
+        return float(text == "yes")
+
+    (tmp_path / "again").mkdir()
+    again = table | {"storage": f"sqlite:///{tmp_path / 'again' / 'toy.db'}", "scorers": {"right": hates}}
+    ran = run(again, tmp_path / "again")
+    assert ran.decided().verdict is not None
+    failed = [trial for trial in ran.trials if trial.state == "failed"]
+    assert {trial.config["key"] for trial in failed} == wrong[hated]
+    why = {trial.outcome["why"].partition(":")[0] for trial in failed}
+    assert "ScorerError" in why <= {"ScorerError", "its twin failed; asked again"}
+    assert {trial.config["key"] for trial in ran.complete()} | {baseline} == keys - wrong[hated]
+    assert no_trial_is_open(ran)
+
+
+def test_a_scorer_that_always_raises_stops_the_study(tmp_path: Path) -> None:
+    calls: list[str] = []
+
+    def breaks(example: Example, text: str) -> float:
+        calls.append(text)
+        if len(calls) > 60:
+            raise ValueError("cannot read this")
+        return 1.0
+
+    table = study(tmp_path, count=60, scorers={"right": breaks}, budget={"trials": 30})
+    ran = run(table, tmp_path)
+    assert isinstance(ran.error, ScorerError)
+    assert "cannot read this" in str(ran.error)
+    assert 2 <= len([event for event in ran.told() if event.outcome == "failed"]) <= 5 + 3
+    assert not [trial for trial in ran.trials if trial.state == "running"]
+
+
+def test_a_trial_with_too_many_missing_scores_cannot_win(tmp_path: Path) -> None:
+    """The scorer cannot read wrong answers; what is left looks perfect, and must not be believed."""
+
+    def blind(example: Example, text: str) -> float | None:
+        return 1.0 if text == "yes" else None
+
+    table = study(tmp_path, count=60, scorers={"right": blind}, budget={"trials": 6})
+    ran = run(table, tmp_path)
+    assert ran.decided().verdict == "not shown"
+    for trial in ran.complete():
+        assert trial.outcome["eligible"] is False
+        assert "could not be scored" in trial.outcome["why"]
+    assert len(ran.complete()) >= 5
+
+
+def test_few_missing_scores_are_borne(tmp_path: Path) -> None:
+    ids = tune_ids(study(tmp_path, count=60), tmp_path)
+
+    def nearly(example: Example, text: str) -> float | None:
+        return None if example.id == ids[3] else float(text == "yes")
+
+    ran = run(study(tmp_path, count=60, scorers={"right": nearly}, budget={"trials": 6}), tmp_path)
+    assert ran.decided().verdict is not None
+    assert all(trial.outcome["eligible"] and trial.outcome["n"] == 35 for trial in ran.complete())
+
+
+def test_what_misses_a_constraint_cannot_win(tmp_path: Path) -> None:
+    """The second scorer forbids what the first likes: temperatures that answer right most often."""
+    space = {"temperature": {"choices": [0.6, 0.9, 1.1]}}
+    table = study(tmp_path, count=100, space=space, baseline={"temperature": 1.4, "top_p": 0.8})
+    table["search"] = {"sampler": "grid", "pruner": "none"}
+    table["scorers"] = {"right": {"kind": "exact_match"}, "wrong": wrong}
+    free = run(table | {"objectives": [{"maximize": "right"}], "name": "toy"}, tmp_path)
+    assert free.decided().params["temperature"] == 0.6
+    bound = {"objectives": [{"maximize": "right"}], "constraints": [{"metric": "wrong", "at_least": 0.25}]}
+    (tmp_path / "bound").mkdir()
+    table["storage"] = f"sqlite:///{tmp_path / 'bound' / 'toy.db'}"
+    ran = run(table | bound, tmp_path / "bound")
+    best = [trial for trial in ran.complete() if trial.config["params"]["temperature"] == 0.6]
+    assert [trial.outcome["eligible"] for trial in best] == [False]
+    assert best[0].outcome["violations"]["wrong >= 0.25"] > 0
+    assert "misses wrong >= 0.25" in best[0].outcome["why"]
+    assert ran.decided().params["temperature"] in (0.9, 1.1)
+
+
+def wrong(example: Example, text: str) -> float:
+    """1 for a wrong answer."""
+    return float(text == "no")
+
+
+def test_a_grid_asks_every_point_once_and_goes_on_after_a_stop(tmp_path: Path) -> None:
+    """Also with a baseline in the space, which is a trial of its own."""
+    space = {
+        "temperature": {"low": 0.2, "high": 1.2},
+        "top_k": {"choices": [0, 5, 9]},
+        "top_p": {"choices": [0.8, 1.0]},
+    }
+    table = study(tmp_path, count=30, space=space, baseline={"temperature": 0.2, "top_k": 5, "top_p": 0.8})
+    table |= {"search": {"sampler": "grid", "pruner": "none", "grid_points": 3}, "budget": {"trials": 40}}
+    parts = [*range(5, 14, 4), 40]
+    for trials in parts:
+        ran = run(table | {"budget": {"trials": trials}}, tmp_path)
+        ran.decided()
+    points = {(t, k, p) for t in (0.2, 0.7, 1.2) for k in (0, 5, 9) for p in (0.8, 1.0)}
+    params = [trial.config["params"] for trial in ran.trials if not trial.outcome.get("baseline")]
+    asked = Counter((round(p["temperature"], 6), p["top_k"], p["top_p"]) for p in params)
+    assert asked == dict.fromkeys(points, 1)
+    assert len(ran.complete()) == 18
+    assert "the grid is done" in ran.notes()
+
+
+def test_several_objectives_reach_a_verdict_on_the_first(tmp_path: Path) -> None:
+    table = study(tmp_path, count=40, objectives=[{"maximize": "right"}, {"minimize": "characters"}])
+    table |= {"search": {"sampler": "nsga2"}, "budget": {"trials": 24}}
+    ran = run(table, tmp_path)
+    verdict = ran.decided()
+    assert verdict.objective == "maximize right, minimize characters"
+    assert verdict.verdict in ("improved", "not shown", "worse")
+    for trial in ran.complete():
+        assert trial.values is not None
+        right, characters = trial.values
+        assert characters == pytest.approx(3 * right + 2 * (1 - right)), "yes has three characters, no has two"
+    if verdict.holdout_examples:
+        assert verdict.difference == pytest.approx((verdict.winner_score or 0) - (verdict.baseline_score or 0))
+
+
+def test_the_gaussian_process_searches_a_small_space(tmp_path: Path) -> None:
+    pytest.importorskip("torch")
+    space = {"temperature": {"low": 0.1, "high": 1.5}, "top_p": {"low": 0.5, "high": 1.0}}
+    table = study(tmp_path, count=40, space=space, search={"sampler": "gp"}, budget={"trials": 14})
+    ran = run(table, tmp_path)
+    assert ran.decided().verdict is not None
+    assert len({trial.config["key"] for trial in ran.complete()}) >= 13
+    assert no_trial_is_open(ran)
+
+
+def test_a_baseline_in_the_space_is_the_first_trial(tmp_path: Path) -> None:
+    baseline = {"decoding": "sampling", "temperature": 1.2, "top_p": 0.9}
+    ran = run(study(tmp_path, count=30, baseline=baseline), tmp_path)
+    first, *others = ran.trials
+    assert first.number == 0
+    assert first.outcome["baseline"] is True
+    assert {path.rpartition(".")[2]: value for path, value in first.answers.items()}["temperature"] == 1.2
+    assert not any(trial.outcome.get("baseline") for trial in others)
+    assert ran.decided().trials == 6 == len(ran.complete())
+    assert ran.told()[0].number == 0
+    used = query(tmp_path, "SELECT count(*) FROM genopt_trial_rows WHERE trial_id = ?", first.trial_id)
+    assert used == [(18,)]
+
+
+def test_a_baseline_outside_the_space_is_no_trial(tmp_path: Path) -> None:
+    ran = run(study(tmp_path, count=30, baseline={"temperature": 1.9, "top_p": 1.0}), tmp_path)
+    verdict = ran.decided()
+    assert not any(trial.outcome.get("baseline") for trial in ran.trials)
+    assert all(trial.config["params"]["temperature"] <= 1.5 for trial in ran.trials)
+    assert verdict.trials == 6 == len(ran.complete()) + 1
+    assert ran.told()[0].number is None
+    assert verdict.baseline_params["temperature"] == 1.9
+    stored = ran.archive.rows()[0]
+    assert stored["number"] is None
+    assert stored["mean"] == pytest.approx(ran.told()[0].mean)
+
+
+def test_an_interrupted_baseline_entry_is_completed(tmp_path: Path) -> None:
+    """Killed between the trial and the note about it, the study still knows its baseline."""
+    baseline = {"decoding": "sampling", "temperature": 1.2, "top_p": 0.9}
+    table = study(tmp_path, count=30, baseline=baseline)
+
+    async def main() -> None:
+        from genopt.search import measure_baseline
+
+        async with opened(table, tmp_path) as (_, session, _engine):
+            attribute = session.study.set_attribute
+
+            def killed(key: str, value: Any) -> None:
+                if key == "baseline":
+                    raise KeyError("killed")
+                attribute(key, value)
+
+            session.study.set_attribute = killed  # type: ignore[method-assign]
+            with pytest.raises(KeyError):
+                await measure_baseline(session)
+
+    asyncio.run(main())
+    ran = run(table, tmp_path)
+    ran.decided()
+    assert ran.archive.baseline["number"] == 0
+    assert [trial.number for trial in ran.trials if trial.outcome.get("baseline")] == [0]

@@ -1,0 +1,202 @@
+"""A session measures what is not stored yet, and nothing twice."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from genopt.errors import BackendError
+from genopt.session import LEASE, alive, process_name
+from genopt.store import Worker
+from genopt.trial import Configuration, Evaluation
+from genopt.types import Params
+from tests.studies import backend, opened, query
+from tests.toy import study
+
+SAMPLING: Params = {"decoding": "sampling", "temperature": 0.7, "top_p": 0.9}
+GREEDY: Params = {"decoding": "greedy", "temperature": 0.0, "top_p": 0.9}
+
+
+def test_what_is_stored_is_not_generated_again(tmp_path: Path) -> None:
+    async def measure() -> tuple[int, Evaluation]:
+        async with opened(study(tmp_path), tmp_path) as (plan, session, engine):
+            config = plan.configure(SAMPLING)
+            first = await session.measure(config)
+            made = engine.requests
+            again = await session.measure(config)
+            assert engine.requests == made
+            assert again.cells == first.cells
+            assert session.evaluations[config.key] is again
+            return made, again
+
+    made, before = asyncio.run(measure())
+    assert made == 36 == len(query(tmp_path, "SELECT 1 FROM genopt_generations"))
+    made_again, after = asyncio.run(measure())
+    assert made_again == 0
+    assert np.array_equal(before.utility(), after.utility())
+    assert 0 < before.utility().mean() < 1
+
+
+def test_a_replicate_is_fresh_but_for_greedy_configurations(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with opened(study(tmp_path), tmp_path) as (plan, session, engine):
+            sampling, greedy = plan.configure(SAMPLING), plan.configure(GREEDY)
+            assert greedy.deterministic
+            assert not sampling.deterministic
+            one = await session.measure(sampling)
+            two = await session.measure(sampling, replicates=2)
+            assert engine.requests == 72
+            assert {replicate for _, replicate in two.cells} == {0, 1}
+            assert any(one.cells[i, 0] != two.cells[i, 1] for i in range(36))
+            await session.measure(greedy)
+            await session.measure(greedy, replicates=3)
+            assert engine.requests == 72 + 36
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("repeats", [1, 3])
+def test_greedy_is_generated_once_per_example(tmp_path: Path, repeats: int) -> None:
+    """Also when every replicate of every example is in flight at once."""
+    table = study(tmp_path, search={"repeats": repeats}, backend=backend(concurrency=200, delay=0.005))
+
+    async def main() -> None:
+        async with opened(table, tmp_path) as (plan, session, engine):
+            found = await session.measure(
+                plan.configure(GREEDY), examples=plan.holdout, phase="confirm", replicates=2, window=200
+            )
+            assert engine.requests == len(plan.holdout) == 24
+            assert session.meter.confirm_generations == 24
+            assert not np.isnan(found.utility()).any()
+
+    asyncio.run(main())
+    assert len(query(tmp_path, "SELECT 1 FROM genopt_generations")) == 24
+
+
+def test_repeats_are_different_samples_of_one_observation(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with opened(study(tmp_path, search={"repeats": 3}), tmp_path) as (plan, session, engine):
+            found = await session.measure(plan.configure(SAMPLING), replicates=2)
+            assert engine.requests == 36 * 6
+            assert len(found.cells) == 72
+            assert {round(3 * cell.utility, 9) for cell in found.cells.values()} == {0, 1, 2, 3}
+
+    asyncio.run(main())
+    samples = query(tmp_path, "SELECT sample, count(*), count(DISTINCT seed) FROM genopt_generations GROUP BY 1")
+    assert samples == [(sample, 36, 36) for sample in range(6)]
+
+
+def test_stopping_at_a_rung_cancels_what_is_in_flight(tmp_path: Path) -> None:
+    seen: list[tuple[int, int]] = []
+
+    async def main() -> None:
+        async with opened(study(tmp_path, backend=backend(delay=0.02)), tmp_path) as (plan, session, engine):
+
+            async def decide(evaluation: Evaluation, n: int) -> bool:
+                seen.append((n, query(tmp_path, "SELECT count(*) FROM genopt_generations")[0][0]))
+                assert sorted(evaluation.cells) == [(i, 0) for i in range(n)]
+                return n < 12
+
+            config = plan.configure(SAMPLING)
+            found = await session.measure(config, rungs=(6, 12, 24), decide=decide, window=36)
+            assert sorted(found.cells) == [(i, 0) for i in range(12)]
+            assert engine.cancelled > 0
+            assert config.key not in session.evaluations
+            await session.flush()
+            assert session.meter.search_generations == query(tmp_path, "SELECT count(*) FROM genopt_generations")[0][0]
+            requests = engine.requests
+            whole = await session.measure(config)
+            assert len(whole.cells) == 36
+            assert engine.requests - requests == 36 - (requests - engine.cancelled), "what was finished is not lost"
+
+    asyncio.run(main())
+    assert [n for n, _ in seen] == [6, 12]
+    assert all(stored >= n for n, stored in seen), "a rung is decided on committed rows"
+
+
+def test_trial_rows_say_what_a_trial_used(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with opened(study(tmp_path), tmp_path) as (plan, session, _):
+            await session.measure(plan.configure(SAMPLING), trial_id=41)
+            await session.measure(plan.configure(SAMPLING), trial_id=42)
+
+    asyncio.run(main())
+    sql = "SELECT trial_id, count(*) FROM genopt_trial_rows JOIN genopt_generations ON id = generation_id GROUP BY 1"
+    assert query(tmp_path, sql) == [(41, 36), (42, 36)]
+
+
+def test_a_busy_engine_is_asked_again_with_growing_pauses(tmp_path: Path) -> None:
+    pauses: list[float] = []
+
+    async def sleep(seconds: float) -> None:
+        pauses.append(seconds)
+
+    async def main() -> None:
+        async with opened(study(tmp_path, backend=backend(fail_every=2, concurrency=1)), tmp_path) as parts:
+            plan, session, engine = parts
+            session.observer.sleep = sleep
+            await session.measure(plan.configure(SAMPLING))
+            assert pauses == [0.5] * 35
+            assert engine.requests == 71
+            assert session.meter.search_generations == 36
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize(("options", "pauses_wanted"), [({"fail_every": 1}, [0.5, 2.0, 8.0]), ({"broken": True}, [])])
+def test_a_dead_engine_is_given_up(tmp_path: Path, options: dict[str, Any], pauses_wanted: list[float]) -> None:
+    pauses: list[float] = []
+
+    async def sleep(seconds: float) -> None:
+        pauses.append(seconds)
+
+    async def main() -> None:
+        async with opened(study(tmp_path, backend=backend(concurrency=1, **options)), tmp_path) as parts:
+            plan, session, engine = parts
+            session.observer.sleep = sleep
+            example = plan.tune[0]
+            with pytest.raises(BackendError, match="the engine is"):
+                await session.observer.observe(plan.configure(SAMPLING), {}, example, 0, "tune", None)
+            assert engine.requests == len(pauses_wanted) + 1
+            assert session.meter.generations == 0
+
+    asyncio.run(main())
+    assert pauses == pauses_wanted
+
+
+def test_equal_configurations_share_a_key(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with opened(study(tmp_path), tmp_path) as (plan, session, engine):
+            keys: dict[float, Configuration] = {
+                top_p: plan.configure({"decoding": "greedy", "temperature": 0.0, "top_p": top_p})
+                for top_p in (0.5, 0.9)
+            }
+            assert keys[0.5].key == keys[0.9].key
+            assert keys[0.5].request != keys[0.9].request
+            for config in keys.values():
+                await session.measure(config)
+            assert engine.requests == 36
+
+    asyncio.run(main())
+
+
+def test_the_lease_says_who_is_alive() -> None:
+    now = time.time()
+    here = Worker("a", socket.gethostname(), process_name(), now, now, False)
+    pid = process_name().partition(":")[0]
+    changed = {
+        "said goodbye": Worker("a", here.host, here.process, now, now, True),
+        "lease over": Worker("a", here.host, here.process, now, now - LEASE - 1, False),
+        "number given to another process": Worker("a", here.host, f"{pid}:1", now, now, False),
+        "process gone": Worker("a", here.host, "4194999:77", now, now, False),
+        "other host, lease over": Worker("a", "elsewhere", here.process, now, now - LEASE - 1, False),
+    }
+    assert alive(here)
+    assert alive(Worker("a", "elsewhere", "4194999:77", now, now, False)), "of another host only the lease is known"
+    assert {what: alive(worker) for what, worker in changed.items()} == dict.fromkeys(changed, False)
