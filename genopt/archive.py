@@ -6,15 +6,19 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from genopt.database import masked
 from genopt.errors import SpecError, StudyError
 from genopt.space import SearchSpace
 from genopt.spec.read import read_study
-from genopt.store import Spent, Store, Worker, masked
+from genopt.store import Spent, Store, Worker
 from genopt.study import TrialRecord, copy_trials, open_study, remove_study
 
 _STUDY = re.compile(r"([\w+]+://(?:[^:/]*:[^@]*@)?[^#]*)#(.+)")  # a # in the password ends nothing
+
+if TYPE_CHECKING:
+    import pandas
 
 
 @dataclass(frozen=True)
@@ -70,6 +74,12 @@ class Archive:
                 },
             )
         return found
+
+    def to_pandas(self) -> pandas.DataFrame:
+        """The trials as a table, one column per parameter (`params.temperature`, ...)."""
+        import pandas
+
+        return pandas.json_normalize(self.rows(), max_level=1)
 
 
 def locate(where: str) -> tuple[str, str]:

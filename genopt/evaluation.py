@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import IO, Any
 
 from genopt.errors import SpecError
-from genopt.plan import Bill, Plan, prepare
+from genopt.plan import Bill, Plan
+from genopt.prepare import prepare
 from genopt.runner import run
 from genopt.schedule import run_trial
 from genopt.spec import DatasetSpec, StudySpec

@@ -14,7 +14,8 @@ from genopt.confirm import Verdict, choose_winner, confirm
 from genopt.errors import StudyError
 from genopt.events import Decided, Listener, silence
 from genopt.fork import check_source, fork_from
-from genopt.plan import Plan, prepare
+from genopt.plan import Plan
+from genopt.prepare import prepare
 from genopt.search import measure_baseline, search
 from genopt.session import Session
 from genopt.spec import StudySpec

@@ -16,9 +16,6 @@ from typing import Any
 
 from genopt.types import Domain, Params, ParamValue
 
-GREEDY_INERT = ("top_p", "top_k", "min_p", "typical_p")
-PENALTIES = ("repetition_penalty", "presence_penalty", "frequency_penalty")
-
 
 @dataclass(frozen=True, slots=True)
 class Number:
@@ -242,77 +239,6 @@ class SearchSpace:
                     )
 
         return {name: plain(dimension) for name, dimension in self.dimensions.items()}
-
-
-def resolve(
-    chosen: Params, *, space: SearchSpace, today: Params, domains: Mapping[str, Domain]
-) -> dict[str, ParamValue]:
-    """Every parameter of a configuration, explicitly: what was chosen, over what the user runs `today`.
-
-    The branches of a switch are alternatives: a parameter that only another branch sets is off here (its neutral
-    value), not left at today's value.
-    """
-    params = dict(today)
-    for name in space.names() - chosen.keys():
-        domain = domains.get(name)
-        if domain is not None and domain.neutral:
-            params[name] = domain.neutral[0]
-    params |= chosen
-    return {
-        name: domains[name].coerce(value) if name in domains and value is not None else value
-        for name, value in params.items()
-    }
-
-
-def canonical(
-    params: Params,
-    domains: Mapping[str, Domain],
-    *,
-    switches: frozenset[str] = frozenset(),
-    vocabulary: int | None = None,
-) -> dict[str, ParamValue]:
-    """The one spelling of all configurations that are equal in distribution; for keys, never for requests.
-
-    `params` are complete and explicit (see `resolve`). Equal are: everything greedy (temperature 0, or top_k 1 without
-    beams) whatever its truncation; neutral values and absent ones; a length penalty without beams; a penalty window
-    without penalties; stop strings in any order; a switch and the parameters it stands for.
-    """
-    kept = {name: value for name, value in params.items() if name not in switches and value is not None}
-    beams = kept.get("num_beams", 1)
-    if kept.get("top_k") == 1 and beams == 1 and "temperature" in kept:
-        kept["temperature"] = 0.0
-    if deterministic(kept):
-        kept["temperature"] = 0.0
-        for name in GREEDY_INERT:
-            kept.pop(name, None)
-    if beams == 1:
-        kept.pop("length_penalty", None)
-    top_k = kept.get("top_k")
-    if vocabulary is not None and isinstance(top_k, int) and top_k >= vocabulary:
-        del kept["top_k"]
-    for name, domain in domains.items():
-        if name in kept and kept[name] in domain.neutral:
-            del kept[name]
-    if not any(name in kept for name in PENALTIES):
-        kept.pop("repeat_last_n", None)
-    if kept.get("shots") == 0:
-        del kept["shots"]
-    stop = kept.get("stop")
-    if isinstance(stop, tuple):
-        kept["stop"] = tuple(sorted(set(stop)))
-    return dict(sorted(kept.items()))
-
-
-def deterministic(params: Params) -> bool:
-    """True when the parameters leave no choice to the seed, so that one sample of an example is all there is."""
-    temperature = params.get("temperature")
-    return isinstance(temperature, (int, float)) and temperature < 1e-5
-
-
-def config_key(identity: Mapping[str, str], texts: Sequence[str], params: Params) -> str:
-    """The identity of a configuration: sha256 over the engine, the prompt's texts and the canonical parameters."""
-    plain = json.dumps([dict(identity), list(texts), dict(params)], ensure_ascii=False, sort_keys=True)
-    return hashlib.sha256(plain.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def default_space(domains: Mapping[str, Domain]) -> SearchSpace:

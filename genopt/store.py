@@ -1,99 +1,31 @@
-"""Owns genopt's tables and every statement on them. Knows no study, trial or objective: those are ids and keys here.
-
-The tables stand beside Optuna's in one database. A generation's `id` is a digest of what makes it unique, so that rows
-can be written without asking the database for ids, and so that two workers that make the same row make the same id.
-"""
+"""Owns every statement on genopt's tables. Knows no study, trial or objective: those are ids and keys here."""
 
 from __future__ import annotations
 
-import hashlib
-import json
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy import event
-from sqlalchemy.engine import URL, Engine, make_url
 
+from genopt.database import URL_HINT, engine_options, masked, reason, refusal, tune_sqlite
 from genopt.errors import StudyError
-from genopt.types import Generation, Params, Phase, Score
-
-SCHEMA_VERSION = 1
-
-metadata = sa.MetaData()
-_id = sa.BigInteger().with_variant(sa.Integer, "sqlite")
-
-generations = sa.Table(
-    "genopt_generations",
+from genopt.tables import (
+    SCHEMA_VERSION,
+    UNIQUE,
+    Row,
+    examples,
+    generation_id,
+    generation_of,
+    generations,
+    meta,
     metadata,
-    sa.Column("id", _id, primary_key=True, autoincrement=False),
-    sa.Column("study_id", sa.Integer, nullable=False),
-    sa.Column("config_key", sa.String(64), nullable=False),
-    sa.Column("example_id", sa.String(255), nullable=False),
-    sa.Column("sample", sa.Integer, nullable=False),
-    sa.Column("phase", sa.String(16), nullable=False),
-    sa.Column("seed", sa.BigInteger, nullable=False),
-    sa.Column("params", sa.Text, nullable=False),
-    sa.Column("text", sa.Text, nullable=False),
-    sa.Column("finish", sa.String(16), nullable=False),
-    sa.Column("prompt_tokens", sa.Integer, nullable=False),
-    sa.Column("completion_tokens", sa.Integer, nullable=False),
-    sa.Column("seconds", sa.Float, nullable=False),
-    sa.Column("why", sa.Text, nullable=False, server_default=""),
-    sa.UniqueConstraint("study_id", "config_key", "example_id", "sample", "phase"),
+    scores,
+    trial_rows,
+    workers,
 )
-scores = sa.Table(
-    "genopt_scores",
-    metadata,
-    sa.Column("generation_id", _id, primary_key=True, autoincrement=False),
-    sa.Column("scorer_key", sa.String(64), primary_key=True),
-    sa.Column("value", sa.Float),
-    sa.Column("why", sa.Text, nullable=False, server_default=""),
-)
-trial_rows = sa.Table(
-    "genopt_trial_rows",
-    metadata,
-    sa.Column("trial_id", sa.Integer, primary_key=True, autoincrement=False),
-    sa.Column("generation_id", _id, primary_key=True, autoincrement=False),
-)
-workers = sa.Table(
-    "genopt_workers",
-    metadata,
-    sa.Column("id", sa.String(64), primary_key=True),
-    sa.Column("study_id", sa.Integer, nullable=False, index=True),
-    sa.Column("host", sa.String(255), nullable=False),
-    sa.Column("process", sa.String(64), nullable=False),
-    sa.Column("started", sa.Float, nullable=False),
-    sa.Column("heartbeat", sa.Float, nullable=False),
-    sa.Column("closed", sa.Boolean, nullable=False),
-)
-examples = sa.Table(
-    "genopt_examples",
-    metadata,
-    sa.Column("study_id", sa.Integer, primary_key=True, autoincrement=False),
-    sa.Column("example_id", sa.String(255), primary_key=True),
-    sa.Column("digest", sa.String(64), nullable=False),
-    sa.Column("split", sa.String(16), nullable=False),
-)
-meta = sa.Table(
-    "genopt_meta",
-    metadata,
-    sa.Column("key", sa.String(64), primary_key=True),
-    sa.Column("value", sa.String(255), nullable=False),
-)
-
-
-@dataclass(frozen=True, slots=True)
-class Row:
-    """A stored generation and the scores it has, by scorer key (scores are added as they are made)."""
-
-    id: int
-    example_id: str
-    sample: int
-    generation: Generation
-    scores: dict[str, Score]
+from genopt.types import Phase, Score
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,46 +53,6 @@ class Worker:
     closed: bool
 
 
-def generation_id(study_id: int, config_key: str, example_id: str, sample: int, phase: Phase) -> int:
-    """63 bits of blake2b over the unique key: at a million rows two keys collide with probability 5e-8."""
-    text = f"{study_id}\0{config_key}\0{example_id}\0{sample}\0{phase}"
-    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest()) >> 1
-
-
-def masked(url: str | URL) -> str:
-    """The URL without its password, for messages; one that cannot be taken apart is shown only if it can hold none."""
-    try:
-        return make_url(url).render_as_string(hide_password=True)
-    except (sa.exc.ArgumentError, ValueError):
-        return "the storage URL" if "@" in str(url) else repr(str(url))
-
-
-def tune_sqlite(engine: Engine) -> None:
-    """Make SQLite safe and quick for several connections: WAL, one writer at a time that others wait for.
-
-    BEGIN IMMEDIATE takes the write lock at once: without it two connections that read and then write fail each other.
-    """
-    if engine.dialect.name != "sqlite":
-        return
-
-    @event.listens_for(engine, "connect")
-    def _connect(connection: Any, _: Any) -> None:
-        connection.isolation_level = None
-        connection.execute("PRAGMA journal_mode=WAL")
-        connection.execute("PRAGMA synchronous=NORMAL")
-
-    @event.listens_for(engine, "begin")
-    def _begin(connection: sa.Connection) -> None:
-        connection.exec_driver_sql("BEGIN IMMEDIATE")
-
-    engine.dispose()
-
-
-def engine_options(url: str) -> dict[str, Any]:
-    """Keywords for `create_engine`: waiting for a busy SQLite file, reconnecting to a restarted server."""
-    return {"connect_args": {"timeout": 60}} if url.startswith("sqlite") else {"pool_pre_ping": True}
-
-
 class Store:
     """One connection to the database; use it from one thread at a time."""
 
@@ -183,7 +75,7 @@ class Store:
                     self._insert(connection, meta, [{"key": "schema", "value": str(SCHEMA_VERSION)}])
         except sa.exc.SQLAlchemyError as error:
             raise StudyError(
-                f"storage: {masked(self.url)} cannot be written ({_reason(error)})",
+                f"storage: {masked(self.url)} cannot be written ({reason(error)})",
                 hint="check the path, its folder's permissions and the disk, or name another storage",
             ) from None
         if found is not None and int(found) > SCHEMA_VERSION:
@@ -220,7 +112,7 @@ class Store:
             for score in connection.execute(joined):
                 by_id.setdefault(score.generation_id, {})[score.scorer_key] = Score(score.value, score.why)
         return [
-            Row(row["id"], row["example_id"], row["sample"], _generation(row), by_id.get(row["id"], {}))
+            Row(row["id"], row["example_id"], row["sample"], generation_of(row), by_id.get(row["id"], {}))
             for row in found
         ]
 
@@ -328,71 +220,3 @@ class Store:
     def close(self) -> None:
         """Drop the connections; safe to call twice."""
         self._engine.dispose()
-
-
-URL_HINT = "write e.g. sqlite:///study.db or postgresql://user:password@host/database; %40 stands for @ in a password"
-UNIQUE = ("config_key", "example_id", "sample", "phase")
-
-
-def generation_row(
-    study_id: int, config_key: str, example_id: str, sample: int, phase: Phase, seed: int, params: Params, g: Generation
-) -> dict[str, Any]:
-    """A generation as a row of its table. NUL characters, which PostgreSQL refuses in texts, become U+FFFD."""
-    return {
-        "id": generation_id(study_id, config_key, example_id, sample, phase),
-        "study_id": study_id,
-        "config_key": config_key,
-        "example_id": example_id,
-        "sample": sample,
-        "phase": phase,
-        "seed": seed,
-        "params": json.dumps(params, sort_keys=True, ensure_ascii=False),
-        "text": _storable(g.text),
-        "finish": g.finish,
-        "prompt_tokens": g.prompt_tokens,
-        "completion_tokens": g.completion_tokens,
-        "seconds": g.seconds,
-        "why": _storable(g.why),
-    }
-
-
-def score_row(generation_id: int, scorer_key: str, score: Score) -> dict[str, Any]:
-    """A score as a row of its table."""
-    return {
-        "generation_id": generation_id,
-        "scorer_key": scorer_key,
-        "value": score.value,
-        "why": _storable(score.why),
-    }
-
-
-def _storable(text: str) -> str:
-    if "\0" in text:
-        text = text.replace("\0", "\ufffd")
-    try:
-        text.encode()
-    except UnicodeEncodeError:  # lone surrogates cannot be stored as UTF-8
-        text = text.encode("utf-8", "replace").decode()
-    return text
-
-
-def _generation(row: Any) -> Generation:
-    return Generation(
-        text=row["text"],
-        finish=row["finish"],
-        prompt_tokens=row["prompt_tokens"],
-        completion_tokens=row["completion_tokens"],
-        seconds=row["seconds"],
-        why=row["why"],
-    )
-
-
-def refusal(error: Exception) -> str:
-    """Why a URL is refused; nothing of it is quoted when it may hold a password that could not be told apart."""
-    if isinstance(error, ValueError) and not isinstance(error, sa.exc.ArgumentError):
-        return "its port is not a number"
-    return str(error).splitlines()[0]
-
-
-def _reason(error: Exception) -> str:
-    return str(getattr(error, "orig", None) or error).splitlines()[0]

@@ -22,7 +22,8 @@ from genopt.errors import BackendError, ScorerError
 from genopt.objectives import Goal
 from genopt.prompt import Prompt, choose_shots
 from genopt.schedule import gather
-from genopt.store import Row, Spent, generation_row, score_row
+from genopt.store import Spent
+from genopt.tables import Row, generation_row, score_row
 from genopt.types import Backend, Example, Generation, Message, Params, Phase, Request, Score, Scorer
 
 LOWEST = 0.0  # what every scorer's scale starts at: the score of a text that was never written

@@ -14,8 +14,9 @@ from typing import Any
 
 from sqlalchemy.exc import SQLAlchemyError
 
+from genopt.database import masked, reason
 from genopt.errors import StudyError
-from genopt.store import Store, masked
+from genopt.store import Store
 
 log = logging.getLogger(__name__)
 
@@ -68,9 +69,8 @@ class Writer:
             raise self._failure(self._error) from self._error
 
     def _failure(self, error: BaseException) -> StudyError:
-        reason = (str(getattr(error, "orig", None) or error) or type(error).__name__).splitlines()[0]
         return StudyError(
-            f"storage: {masked(self._url)} could not be written: {reason}",
+            f"storage: {masked(self._url)} could not be written: {reason(error)}",
             hint="nothing committed is lost: free the disk or restart the database, then run the same command",
         )
 

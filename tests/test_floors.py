@@ -15,11 +15,11 @@ ROOT = Path(genopt.__file__).parent
 
 FLOORS: dict[int, str] = {
     0: "types errors events",
-    1: "space prompt _templates metrics extract stats racing objectives",
+    1: "space canonical prompt _templates metrics extract stats racing objectives",
     2: "spec",
-    3: "dataset _rows _examples store writer plugins backends scorers",
+    3: "dataset _rows _examples database tables store writer plugins backends scorers",
     4: "study",
-    5: "trial schedule plan",
+    5: "trial schedule plan checks prepare",
     6: "session search confirm fork runner evaluation archive report",
     7: "cli console dashboard template testing __main__ __init__",
 }
@@ -35,7 +35,7 @@ OWNERS = {
     "sentence_transformers": ("scorers/embedding",),
     "datasets": ("_rows",),
     "pyarrow": ("_rows",),
-    "sqlalchemy": ("store", "writer", "study/"),
+    "sqlalchemy": ("database", "tables", "store", "writer", "study/"),
     "pydantic": ("spec/",),
     "click": ("cli/",),
     "rich": ("console",),
@@ -51,12 +51,8 @@ LINES = 320
 LONGER = {
     "backends/_hf_batch": 330,
     "backends/_hf_loading": 330,
-    "plan": 425,
     "scorers/text": 350,
     "search": 330,
-    "space": 345,
-    "stats": 430,
-    "store": 400,
     "study/study": 345,
     "testing": 400,
 }

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from genopt.errors import BackendError, SpecError, StudyError
-from genopt.plan import DEFAULT_TRIALS, Plan, prepare
+from genopt.plan import DEFAULT_TRIALS, Plan
+from genopt.prepare import prepare
 from genopt.space import Number
 from genopt.spec.read import make_study
 from genopt.types import BackendInfo, Example, Generation, Score

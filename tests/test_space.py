@@ -9,18 +9,8 @@ from typing import Any
 
 import pytest
 
-from genopt.space import (
-    Choice,
-    Constant,
-    Number,
-    SearchSpace,
-    Switch,
-    canonical,
-    config_key,
-    default_space,
-    deterministic,
-    resolve,
-)
+from genopt.canonical import canonical, config_key, deterministic, resolve
+from genopt.space import Choice, Constant, Number, SearchSpace, Switch, default_space
 from genopt.types import Domain, Range
 
 DOMAINS = {

@@ -20,10 +20,12 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
+from genopt.database import masked
 from genopt.errors import StudyError
 from genopt.runner import optimize
 from genopt.spec.read import make_study
-from genopt.store import Spent, Store, Worker, generation_id, generation_row, masked, metadata, score_row
+from genopt.store import Spent, Store, Worker
+from genopt.tables import generation_id, generation_row, metadata, score_row
 from genopt.types import Generation, Score
 from tests import toy
 

@@ -14,7 +14,7 @@ import pytest
 from genopt.errors import BackendError, ScorerError
 from genopt.objectives import Goal, Objective
 from genopt.prompt import Prompt
-from genopt.store import Row, generation_id
+from genopt.tables import Row, generation_id
 from genopt.trial import Configuration, Evaluation, Meter, Observation, Observer, mean_of, measured, seed_of
 from genopt.types import BackendInfo, Example, Generation, Need, Request, Score
 

@@ -7,8 +7,8 @@ import sqlalchemy as sa
 from optuna.storages import RDBStorage, get_storage
 from optuna.storages._cached_storage import _CachedStorage
 
+from genopt.database import URL_HINT, engine_options, masked, reason, refusal, tune_sqlite
 from genopt.errors import StudyError
-from genopt.store import URL_HINT, engine_options, masked, refusal, tune_sqlite
 
 
 def open_storage(url: str, *, create: bool = True) -> tuple[_CachedStorage, RDBStorage]:
@@ -20,9 +20,8 @@ def open_storage(url: str, *, create: bool = True) -> tuple[_CachedStorage, RDBS
     except (sa.exc.ArgumentError, ModuleNotFoundError, ValueError) as error:
         raise StudyError(f"storage: {masked(url)} cannot be used ({refusal(error)})", hint=URL_HINT) from None
     except (sa.exc.SQLAlchemyError, ImportError, RuntimeError, OSError) as error:
-        reason = str(getattr(error, "orig", None) or error).splitlines()[0]
         raise StudyError(
-            f"storage: {masked(url)} cannot be opened ({reason})",
+            f"storage: {masked(url)} cannot be opened ({reason(error)})",
             hint="check the path, its folder's permissions and the driver, or name another storage",
         ) from None
     tune_sqlite(storage.engine)

@@ -18,9 +18,9 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
+from genopt.database import masked
 from genopt.errors import StudyError
 from genopt.space import Choice, Number, SearchSpace
-from genopt.store import masked
 from genopt.study.samplers import PROPOSAL, SeededSampler, make_sampler, proposal_seed
 from genopt.study.storage import open_storage
 from genopt.types import ParamValue

@@ -1,0 +1,107 @@
+"""Owns what is wrong between the parts of a study: the rows and the scorers, the names and the engine. Says it, and
+changes nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from genopt import dataset as data
+from genopt.errors import SpecError
+from genopt.prompt import Prompt, problems
+from genopt.space import Choice, Constant, Dimension, Number, SearchSpace, Switch
+from genopt.spec import StudySpec
+from genopt.spec.read import hint
+from genopt.types import BackendInfo, Domain, Example, Scorer
+
+SMALLEST = 8  # examples on each side of the split, below which nothing can be shown or chosen
+
+
+def data_problems(
+    spec: StudySpec,
+    dataset: data.Dataset,
+    tune: Sequence[Example],
+    holdout: Sequence[Example],
+    scorers: Mapping[str, Scorer],
+) -> Iterator[str]:
+    if min(len(tune), len(holdout)) < SMALLEST:
+        yield (
+            f"dataset.holdout: {len(dataset.examples)} rows split into {len(tune)} to tune on and {len(holdout)} held"
+            f" out; each side needs {SMALLEST}. Add rows, or change holdout ({spec.dataset.holdout:g})"
+        )
+    needing = [name for name, scorer in scorers.items() if "references" in scorer.needs]
+    if needing:
+        try:
+            data.require_references(dataset, needing)
+        except SpecError as error:
+            yield from error.problems
+
+
+def names_are_known(
+    spec: StudySpec, prompt: Prompt, space: SearchSpace, info: BackendInfo, fields: frozenset[str]
+) -> None:
+    """Hold every name in the space and the baseline against the backend and the prompt. Raises SpecError."""
+    used = prompt.names()
+    variables = frozenset({name for name in space.names() if name in used or name in ("system", "user", "shots")})
+    known = frozenset(info.params) | variables
+    found: list[str] = []
+    engine = info.identity.get("engine", spec.backend.kind)
+    for path, name, dimension in space.walk():
+        if isinstance(dimension, Switch):
+            if name in info.params:
+                found.append(f"space.{path}: is a parameter of {engine}, so it cannot name a switch. Rename the switch")
+            named = spec.baseline.get(name)
+            if named is not None and named not in dimension.branches:
+                found.append(f"baseline.{name}: {named!r} is no branch.{hint(str(named), dimension.branches)}")
+        elif name not in known:
+            found.append(
+                f"space.{path}: is neither a parameter of {engine} nor a variable that the prompt uses"
+                f" ({{{{ {name} }}}})." + hint(name, [*info.params, *used - fields])
+            )
+        elif name in info.params:
+            found += [f"space.{path}: {problem}" for problem in _illegal(dimension, info.params[name])]
+    switches = space.switches()
+    for name, value in spec.baseline.items():
+        if name in info.params:
+            try:
+                info.params[name].coerce(value)
+            except ValueError as error:
+                found.append(f"baseline.{name}: {_refused(info.params[name], error)}")
+        elif name not in variables | switches | {"shots"} and name not in used:
+            found.append(
+                f"baseline.{name}: is neither a parameter of {engine} nor a variable of the prompt."
+                + hint(name, [*info.params, *variables, *switches])
+            )
+    found += [f"prompt: {problem}" for problem in problems(prompt, fields, variables | (spec.baseline.keys() & used))]
+    if not space.open_dimensions():
+        found.append("space: there is nothing to search. Give at least one range, choice or switch")
+    if found:
+        raise SpecError(found)
+
+
+def _illegal(dimension: Dimension, domain: Domain) -> Iterator[str]:
+    """What is wrong with a dimension of a backend parameter."""
+    if isinstance(dimension, Number) and dimension.integer and domain.kind == "float":
+        low, high = float(dimension.low), float(dimension.high)
+        yield f"takes floats, but the range is written in integers. Write low = {low} and high = {high}"
+        return
+    if isinstance(dimension, Number) and not dimension.integer and domain.kind == "int":
+        yield "takes whole numbers, but the range is written in floats. Drop the decimal points"
+        return
+    values: tuple[Any, ...] = ()
+    if isinstance(dimension, Number):
+        values = (dimension.low, dimension.high)
+    elif isinstance(dimension, Choice):
+        values = dimension.values
+    elif isinstance(dimension, Constant):
+        values = (dimension.value,)
+    for value in values:
+        try:
+            domain.coerce(value)
+        except ValueError as error:
+            yield _refused(domain, error)
+
+
+def _refused(domain: Domain, error: ValueError) -> str:
+    """Why a value is not legal, and what would be."""
+    return f"{error}. " + ("Stay inside it" if domain.bounds() in str(error) else f"Legal: {domain.bounds()}")

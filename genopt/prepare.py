@@ -1,0 +1,185 @@
+"""Owns the step from a study's specification to its plan: everything is read, opened and held against everything else
+before a single generation is made."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from genopt import dataset as data
+from genopt.backends import make_backend
+from genopt.checks import data_problems, names_are_known
+from genopt.errors import BackendError, GenoptError, MissingExtra, SpecError
+from genopt.plan import DEFAULT_TRIALS, Plan
+from genopt.prompt import Prompt
+from genopt.scorers import make_scorer, scorer_key
+from genopt.space import Choice, Constant, Number, SearchSpace, Switch, default_space
+from genopt.spec import StudySpec, TextFile
+from genopt.spec.dimensions import build_space, read_text
+from genopt.spec.read import consistency
+from genopt.study.samplers import choose_sampler
+from genopt.types import BackendInfo, Example, ParamValue, Scorer
+
+
+async def prepare(spec: StudySpec) -> Plan:
+    """The plan of a study, with its engine open. Raises SpecError with every mistake, before anything is generated."""
+    found: list[str] = list(consistency(spec))
+    dataset = _attempt(found, lambda: _load(spec))
+    space = _attempt(found, lambda: build_space(spec.space, spec.folder))
+    prompt = _attempt(found, lambda: _prompt(spec, space))
+    scorers: dict[str, Scorer] = {}
+    for name, table in spec.scorers.items():
+        scorer = _attempt(found, lambda name=name, table=table: make_scorer(name, table, spec.folder))
+        if scorer is not None:
+            scorers[name] = scorer
+            if "repeats" in scorer.needs and spec.search.repeats < 2:
+                found.append(f"scorers.{name}: compares samples of one example. Set search.repeats = 2 or more")
+    backend = _attempt(found, lambda: make_backend(spec.backend, spec.folder))
+    tune: tuple[Example, ...] = ()
+    holdout: tuple[Example, ...] = ()
+    if dataset is not None:
+        tune, holdout = data.split(dataset.examples, holdout=spec.dataset.holdout, seed=spec.seed)
+        found += data_problems(spec, dataset, tune, holdout, scorers)
+    if found or dataset is None or prompt is None or space is None or backend is None:
+        raise SpecError([line if line.startswith(spec.source) else f"{spec.source}: {line}" for line in found])
+
+    goal = spec.goal()
+    try:
+        info = await backend.open()
+        space = space if space.dimensions else default_space(info.params)
+        fields = _fields(dataset.examples)
+        names_are_known(spec, prompt, space, info, fields)
+        today = _today(spec, space, info, fields)
+        sampler = choose_sampler(
+            spec.search.sampler, space, trials=spec.budget.trials or DEFAULT_TRIALS, several=goal.several
+        )
+        keys = {n: scorer_key(spec.scorers[n], s, spec.folder, repeats=spec.search.repeats) for n, s in scorers.items()}
+        plan = Plan(
+            spec, dataset, tune, holdout, prompt, backend, info, space, goal, scorers, keys, sampler, today,
+            warnings=[*dataset.warnings, *info.notes],
+        )  # fmt: skip
+        _render_everything(plan)
+        _affordable(plan)
+        for scorer in scorers.values():
+            warm = getattr(scorer, "prepare", None)
+            if warm is not None:
+                plan.warnings += list(await warm(dataset.examples))
+        return plan
+    except BaseException as error:
+        for part in (*scorers.values(), backend):
+            await asyncio.shield(part.aclose())
+        if isinstance(error, SpecError):
+            raise SpecError(
+                [p if p.startswith(spec.source) else f"{spec.source}: {p}" for p in error.problems], hint=error.hint
+            ) from None
+        raise
+
+
+def _attempt(found: list[str], make: Any) -> Any:
+    """What `make` makes, or None with its mistakes noted."""
+    try:
+        return make()
+    except SpecError as error:
+        found += error.problems
+        if error.hint:
+            found[-1] += f". {error.hint}"
+    except MissingExtra:
+        raise
+    except GenoptError as error:
+        found.append(str(error))
+    return None
+
+
+def _load(spec: StudySpec) -> data.Dataset:
+    table = spec.dataset
+    return data.load(
+        path=table.path,
+        rows=table.rows,
+        folder=spec.folder,
+        reference=table.reference,
+        id=table.id,
+        group=table.group,
+        map=table.map,
+        limit=table.limit,
+        shuffle=table.shuffle,
+        seed=spec.seed,
+        split=table.split,
+        format=table.format,
+    )
+
+
+def _prompt(spec: StudySpec, space: SearchSpace | None) -> Prompt:
+    def text(part: str | TextFile | None) -> str | None:
+        return read_text(spec.folder, part.file) if isinstance(part, TextFile) else part
+
+    dimensions = space.dimensions if space is not None else {}
+    replaced = {role: dimensions.get(role) for role in ("system", "user")}
+    return Prompt.from_parts(
+        system=text(spec.prompt.system),
+        user=text(spec.prompt.user),
+        messages=spec.prompt.messages,
+        variables=space.names() if space is not None else (),
+        variants={
+            role: [str(value) for value in choice.values]
+            for role, choice in replaced.items()
+            if isinstance(choice, Choice)
+        },
+    )
+
+
+def _fields(examples: Sequence[Example]) -> frozenset[str]:
+    """The fields that every row has."""
+    return frozenset.intersection(*(frozenset(example.fields) for example in examples))
+
+
+def _today(spec: StudySpec, space: SearchSpace, info: BackendInfo, fields: frozenset[str]) -> dict[str, ParamValue]:
+    """Every parameter as the user runs it today: the engine's defaults under [baseline], where a named branch of a
+    switch brings its constants; a prompt variable that is not set takes its first choice or lowest value."""
+    today: dict[str, ParamValue] = {}
+    for name, default in info.defaults.items():
+        try:  # as the space's own values are, so that 1 and 1.0 are the same configuration
+            known = name in info.params and default is not None
+            today[name] = info.params[name].coerce(default) if known else default
+        except ValueError as error:
+            raise BackendError(f"{spec.backend.kind}: the model's own {name} cannot be used: {error}") from None
+    for path, name, dimension in space.walk():
+        if isinstance(dimension, Constant) and _taken(path, spec.baseline):
+            today[name] = info.params[name].coerce(dimension.value) if name in info.params else dimension.value
+        if name in info.params or name in today or isinstance(dimension, Switch):
+            continue
+        if isinstance(dimension, Choice):
+            today[name] = dimension.values[0]
+        elif isinstance(dimension, Constant):
+            today[name] = dimension.value
+        elif isinstance(dimension, Number):
+            today[name] = int(dimension.low) if dimension.integer else float(dimension.low)
+    if "shots" in space.names():
+        today["shots"] = spec.prompt.shots
+    for name, value in spec.baseline.items():
+        plain = tuple(value) if isinstance(value, list) else value
+        today[name] = info.params[name].coerce(plain) if name in info.params else plain
+    return today
+
+
+def _taken(path: str, baseline: Mapping[str, Any]) -> bool:
+    """True when the baseline names every branch on the path of a dimension inside a switch."""
+    *branches, _ = path.split(".")
+    return bool(branches) and all(baseline.get(s) == b for s, b in zip(branches[::2], branches[1::2], strict=True))
+
+
+def _render_everything(plan: Plan) -> None:
+    """Render every row once with today's settings, so that an empty prompt is found before anything is spent."""
+    config = plan.baseline()
+    for example in plan.dataset.examples:
+        plan.prompt.render(example, config.variables)
+
+
+def _affordable(plan: Plan) -> None:
+    """Raise SpecError when the budget cannot even pay for a baseline, one trial and the verdict."""
+    budget, least = plan.spec.budget.generations, plan.bill().reserve + 2 * len(plan.tune) * plan.spec.search.repeats
+    if budget is not None and budget < least:
+        raise SpecError(
+            f"budget.generations: {budget} is too few: baseline, one trial and the verdict take {least}. Raise it,"
+            " or use fewer rows (dataset.limit)"
+        )

@@ -1,0 +1,152 @@
+"""Owns genopt's tables and how a record becomes a row of one. The names here are promises to tools outside.
+
+A generation's `id` is a digest of what makes it unique, so that rows can be written without asking the database for
+ids, and so that two workers that make the same row make the same id.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from typing import Any
+
+import sqlalchemy as sa
+
+from genopt.types import Generation, Params, Phase, Score
+
+SCHEMA_VERSION = 1
+UNIQUE = ("config_key", "example_id", "sample", "phase")
+
+metadata = sa.MetaData()
+_id = sa.BigInteger().with_variant(sa.Integer, "sqlite")
+
+generations = sa.Table(
+    "genopt_generations",
+    metadata,
+    sa.Column("id", _id, primary_key=True, autoincrement=False),
+    sa.Column("study_id", sa.Integer, nullable=False),
+    sa.Column("config_key", sa.String(64), nullable=False),
+    sa.Column("example_id", sa.String(255), nullable=False),
+    sa.Column("sample", sa.Integer, nullable=False),
+    sa.Column("phase", sa.String(16), nullable=False),
+    sa.Column("seed", sa.BigInteger, nullable=False),
+    sa.Column("params", sa.Text, nullable=False),
+    sa.Column("text", sa.Text, nullable=False),
+    sa.Column("finish", sa.String(16), nullable=False),
+    sa.Column("prompt_tokens", sa.Integer, nullable=False),
+    sa.Column("completion_tokens", sa.Integer, nullable=False),
+    sa.Column("seconds", sa.Float, nullable=False),
+    sa.Column("why", sa.Text, nullable=False, server_default=""),
+    sa.UniqueConstraint("study_id", "config_key", "example_id", "sample", "phase"),
+)
+scores = sa.Table(
+    "genopt_scores",
+    metadata,
+    sa.Column("generation_id", _id, primary_key=True, autoincrement=False),
+    sa.Column("scorer_key", sa.String(64), primary_key=True),
+    sa.Column("value", sa.Float),
+    sa.Column("why", sa.Text, nullable=False, server_default=""),
+)
+trial_rows = sa.Table(
+    "genopt_trial_rows",
+    metadata,
+    sa.Column("trial_id", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("generation_id", _id, primary_key=True, autoincrement=False),
+)
+workers = sa.Table(
+    "genopt_workers",
+    metadata,
+    sa.Column("id", sa.String(64), primary_key=True),
+    sa.Column("study_id", sa.Integer, nullable=False, index=True),
+    sa.Column("host", sa.String(255), nullable=False),
+    sa.Column("process", sa.String(64), nullable=False),
+    sa.Column("started", sa.Float, nullable=False),
+    sa.Column("heartbeat", sa.Float, nullable=False),
+    sa.Column("closed", sa.Boolean, nullable=False),
+)
+examples = sa.Table(
+    "genopt_examples",
+    metadata,
+    sa.Column("study_id", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("example_id", sa.String(255), primary_key=True),
+    sa.Column("digest", sa.String(64), nullable=False),
+    sa.Column("split", sa.String(16), nullable=False),
+)
+meta = sa.Table(
+    "genopt_meta",
+    metadata,
+    sa.Column("key", sa.String(64), primary_key=True),
+    sa.Column("value", sa.String(255), nullable=False),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A stored generation and the scores it has, by scorer key (scores are added as they are made)."""
+
+    id: int
+    example_id: str
+    sample: int
+    generation: Generation
+    scores: dict[str, Score]
+
+
+def generation_id(study_id: int, config_key: str, example_id: str, sample: int, phase: Phase) -> int:
+    """63 bits of blake2b over the unique key: at a million rows two keys collide with probability 5e-8."""
+    text = f"{study_id}\0{config_key}\0{example_id}\0{sample}\0{phase}"
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest()) >> 1
+
+
+def generation_row(
+    study_id: int, config_key: str, example_id: str, sample: int, phase: Phase, seed: int, params: Params, g: Generation
+) -> dict[str, Any]:
+    """A generation as a row of its table. NUL characters, which PostgreSQL refuses in texts, become U+FFFD."""
+    return {
+        "id": generation_id(study_id, config_key, example_id, sample, phase),
+        "study_id": study_id,
+        "config_key": config_key,
+        "example_id": example_id,
+        "sample": sample,
+        "phase": phase,
+        "seed": seed,
+        "params": json.dumps(params, sort_keys=True, ensure_ascii=False),
+        "text": _storable(g.text),
+        "finish": g.finish,
+        "prompt_tokens": g.prompt_tokens,
+        "completion_tokens": g.completion_tokens,
+        "seconds": g.seconds,
+        "why": _storable(g.why),
+    }
+
+
+def score_row(generation_id: int, scorer_key: str, score: Score) -> dict[str, Any]:
+    """A score as a row of its table."""
+    return {
+        "generation_id": generation_id,
+        "scorer_key": scorer_key,
+        "value": score.value,
+        "why": _storable(score.why),
+    }
+
+
+def generation_of(row: Any) -> Generation:
+    """The generation in a row of its table."""
+    return Generation(
+        text=row["text"],
+        finish=row["finish"],
+        prompt_tokens=row["prompt_tokens"],
+        completion_tokens=row["completion_tokens"],
+        seconds=row["seconds"],
+        why=row["why"],
+    )
+
+
+def _storable(text: str) -> str:
+    if "\0" in text:
+        text = text.replace("\0", "\ufffd")
+    try:
+        text.encode()
+    except UnicodeEncodeError:  # lone surrogates cannot be stored as UTF-8
+        text = text.encode("utf-8", "replace").decode()
+    return text
