@@ -146,3 +146,11 @@ def test_reading_changes_nothing(tmp_path: Path) -> None:
     load(url(tmp_path)).rows()
     with closing(sqlite3.connect(tmp_path / "toy.db")) as connection:
         assert list(connection.iterdump()) == before
+
+
+def test_the_trials_as_a_table_have_one_column_per_parameter(tmp_path: Path) -> None:
+    run(tmp_path)
+    archive = load(url(tmp_path))
+    table = archive.to_pandas()
+    assert list(table["number"].dropna().astype(int)) == [trial.number for trial in archive.trials]
+    assert table["params.temperature"].notna().all()
