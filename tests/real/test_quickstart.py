@@ -98,7 +98,8 @@ def test_evaluate_writes_every_row_and_its_mean(quickstart: Quickstart) -> None:
     )
     answers = [json.loads(line) for line in (quickstart.folder / "answers.jsonl").read_text().splitlines()]
     assert measured["examples"] == len(answers) == rows
-    assert measured["params"] == quickstart.verdict["params"]
+    improved = quickstart.verdict["verdict"] == "improved"
+    assert measured["params"] == quickstart.verdict["params" if improved else "baseline_params"]
     for name in ("facts", "diversity"):
         mean = sum(answer["metrics"][name] for answer in answers) / rows
         assert measured["metrics"][name]["mean"] == pytest.approx(mean)
