@@ -99,13 +99,11 @@ def reading(rows: int) -> Mark:
 def genopt_study(folder: Path, rows: int, examples: int) -> list[Mark]:
     """A whole study of about `rows` observations, `examples` a trial; a mark about four times a second."""
     data = questions(examples + HOLDOUT)
-    for number, row in enumerate(data):
-        row["side"] = "tune" if number < examples else "holdout"
     spec = make_study(
         {
             "name": "overhead",
             "storage": f"sqlite:///{folder / 'overhead.db'}",
-            "dataset": {"rows": data, "split": "side", "reference": "answer"},
+            "dataset": {"rows": data, "holdout": HOLDOUT / len(data), "reference": "answer"},
             "prompt": {"system": "Answer briefly.", "user": "{{ question }}"},
             "backend": {"kind": "overhead:InstantBackend", "model": "instant"},
             "space": {"temperature": {"low": 0.1, "high": 1.5}, "top_p": {"low": 0.5, "high": 1.0}},
