@@ -6,7 +6,7 @@ import asyncio
 import json
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, Any
 
@@ -134,7 +134,8 @@ async def check_async(spec: StudySpec | str | Path) -> Checked:
         for example in plan.tune[:2]:  # one after the other: the first warms the engine up, the second is timed
             began = time.monotonic()
             measured = await _measure(plan, plan.baseline(), [example], None, observer=observer, memory=memory)
-            answered += measured.rows
+            asked = [asdict(message) for message in observer.render(plan.baseline(), example)]
+            answered += [{**row, "prompt": asked} for row in measured.rows]
         seconds = (time.monotonic() - began) / (len(memory) / len(answered))
         rows = list(memory.values())
         tokens = sum(row.generation.prompt_tokens + row.generation.completion_tokens for row in rows) / len(rows)

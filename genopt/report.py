@@ -220,6 +220,9 @@ def check_text(checked: Checked) -> str:
     lines += [f"warning: {warning}" for warning in plan.warnings]
     for row in checked.rows:
         lines += ["", f"Row {row['id']}"]
+        if row is checked.rows[0]:  # one prompt shows whether the template is right
+            for message in row["prompt"]:
+                lines += [f"  {message['role']}", *(f"    {line}" for line in safe(message["content"]).splitlines())]
         lines += [f"  -> {safe(text)}" for text in row["outputs"]]
         lines.append("  " + ", ".join(f"{name} {value:.4g}" for name, value in row["metrics"].items()))
     if plan.trials is None:

@@ -18,8 +18,8 @@ COMPARES_SAMPLES = ("diversity", "distinct", "consistency")
 
 
 def guess_fields(data: str) -> tuple[list[str], bool]:
-    """The first row's texts that a template can name, the likeliest prompt first (none where rows bring their own
-    messages), and whether rows carry references. Raises SpecError."""
+    """The first row's texts that a template can name, the likeliest prompt first: a usual name, else the longest texts
+    (none where rows bring their own messages); and whether rows carry references. Raises SpecError."""
     found = load(path=data, folder=Path.cwd(), limit=20)
     example = found.examples[0]
     if "messages" in example.fields:
@@ -27,7 +27,8 @@ def guess_fields(data: str) -> tuple[list[str], bool]:
     names = [name for name in example.fields if name.isidentifier() and name not in ("id", "group")]
     texts = [name for name in names if isinstance(example.fields[name], str)]
     texts = [name for name in texts if example.fields[name] not in example.references]
-    texts.sort(key=lambda name: USER_FIELDS.index(name) if name in USER_FIELDS else len(USER_FIELDS))
+    length = {name: sum(len(str(e.fields.get(name, ""))) for e in found.examples) for name in texts}
+    texts.sort(key=lambda n: (USER_FIELDS.index(n) if n in USER_FIELDS else len(USER_FIELDS), -length[n]))
     return texts, any(e.references for e in found.examples)
 
 
@@ -59,7 +60,7 @@ def study_file(name: str, data: str, model: str, scorer: str, backend: str, fiel
     )
     return f"""# A genopt study. genopt check {name}.toml shows its bill, genopt optimize {name}.toml runs it.
 name = {quote(name)}
-# storage = "sqlite:///{name}.db"      # or postgresql://...; default: a file beside this one
+# storage = "sqlite:///{name}.db"  # default; or postgresql://...
 seed = 0
 
 [dataset]

@@ -302,6 +302,8 @@ def test_check_prints_the_bill_spends_two_answers_and_stores_nothing(shell: Shel
     text = ok(shell("check", path)).out
     assert "at most 146 generations" in text and "14 examples to tune on, 10 held out" in text
     assert "-> yes" in text or "-> no" in text
+    asked = found["rows"][0]["prompt"][-1]
+    assert asked["role"] == "user" and asked["content"] and f"  user\n    {asked['content']}\n" in text
     assert not (shell.folder / "toy.db").exists()
     assert ok(shell("check", path, "--json", "--set", "budget.trials=10")).json["generations"]["search"] == 140
 

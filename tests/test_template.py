@@ -70,6 +70,12 @@ def test_the_likeliest_prompt_comes_first_and_answers_are_none(tmp_path: Path) -
     assert guess_fields(data) == (["question", "topic"], True)
 
 
+def test_without_a_usual_name_the_longest_texts_are_the_likeliest_prompt(tmp_path: Path) -> None:
+    rows = [{"code": n, "card": "a long card", "area": "hills", "answer": "c"} for n in ("c1", "c2")]
+    data = write(tmp_path, *rows)
+    assert guess_fields(data) == (["card", "area", "code"], True)
+
+
 def test_rows_without_references_and_rows_with_messages(tmp_path: Path) -> None:
     assert guess_fields(write(tmp_path, {"text": "a"}, {"text": "b"})) == (["text"], False)
     turns = [{"role": "user", "content": "Why?"}, {"role": "assistant", "content": "Because."}]

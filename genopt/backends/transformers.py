@@ -159,7 +159,7 @@ class TransformersBackend:
             import torch  # noqa: F401
             import transformers  # noqa: F401
         except ModuleNotFoundError as error:
-            raise MissingExtra("PyTorch and transformers", "transformers") from error
+            raise MissingExtra("PyTorch or transformers", "transformers") from error
         from genopt.backends._hf_batch import warm_up
         from genopt.backends._hf_loading import load, quiet
         from genopt.backends._hf_worker import Worker
