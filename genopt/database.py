@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+import time
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import sqlalchemy as sa
 from sqlalchemy import event
 from sqlalchemy.engine import URL, Engine, make_url
 
+T = TypeVar("T")
 URL_HINT = "write e.g. sqlite:///study.db or postgresql://user:password@host/database; %40 stands for @ in a password"
 
 
@@ -43,6 +46,23 @@ def tune_sqlite(engine: Engine) -> None:
 def engine_options(url: str) -> dict[str, Any]:
     """Keywords for `create_engine`: waiting for a busy SQLite file, reconnecting to a restarted server."""
     return {"connect_args": {"timeout": 60}} if url.startswith("sqlite") else {"pool_pre_ping": True}
+
+
+def made_together(make: Callable[[], T]) -> T:
+    """What `make` gives, which makes tables where they are missing, also when other processes do so right now.
+
+    They find each other's tables half-made ("already exists", a second row where one belongs, a locked file); trying
+    again finds them whole.
+    """
+    for pause in (0.05, 0.1, 0.2, 0.4, 0.8, 1.6):
+        try:
+            return make()
+        except sa.exc.SQLAlchemyError as error:
+            said = reason(error).lower()
+            if not isinstance(error, sa.exc.IntegrityError) and "already exists" not in said and "locked" not in said:
+                raise
+        time.sleep(pause)
+    return make()
 
 
 def refusal(error: Exception) -> str:

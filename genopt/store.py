@@ -9,7 +9,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from genopt.database import URL_HINT, engine_options, masked, reason, refusal, tune_sqlite
+from genopt.database import URL_HINT, engine_options, made_together, masked, reason, refusal, tune_sqlite
 from genopt.errors import StudyError
 from genopt.tables import (
     SCHEMA_VERSION,
@@ -67,12 +67,17 @@ class Store:
 
     def create(self) -> None:
         """Make the tables where they are missing. Raises StudyError when the database cannot be written or is newer."""
-        try:
+
+        def make() -> str | None:
             with self._engine.begin() as connection:
                 metadata.create_all(connection)
-                found = connection.scalar(sa.select(meta.c.value).where(meta.c.key == "schema"))
+                found: str | None = connection.scalar(sa.select(meta.c.value).where(meta.c.key == "schema"))
                 if found is None:
                     self._insert(connection, meta, [{"key": "schema", "value": str(SCHEMA_VERSION)}])
+                return found
+
+        try:
+            found = made_together(make)
         except sa.exc.SQLAlchemyError as error:
             raise StudyError(
                 f"storage: {masked(self.url)} cannot be written ({reason(error)})",

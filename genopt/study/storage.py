@@ -7,7 +7,7 @@ import sqlalchemy as sa
 from optuna.storages import RDBStorage, get_storage
 from optuna.storages._cached_storage import _CachedStorage
 
-from genopt.database import URL_HINT, engine_options, masked, reason, refusal, tune_sqlite
+from genopt.database import URL_HINT, engine_options, made_together, masked, reason, refusal, tune_sqlite
 from genopt.errors import StudyError
 
 
@@ -16,7 +16,7 @@ def open_storage(url: str, *, create: bool = True) -> tuple[_CachedStorage, RDBS
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     try:
         _refuse_strangers(url, create=create)
-        storage = RDBStorage(url, engine_kwargs=engine_options(url))
+        storage = made_together(lambda: RDBStorage(url, engine_kwargs=engine_options(url)))
     except (sa.exc.ArgumentError, ModuleNotFoundError, ValueError) as error:
         raise StudyError(f"storage: {masked(url)} cannot be used ({refusal(error)})", hint=URL_HINT) from None
     except (sa.exc.SQLAlchemyError, ImportError, RuntimeError, OSError) as error:
