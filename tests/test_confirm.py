@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 from scipy import stats
 
+from genopt.runner import optimize
+from genopt.spec.read import make_study
 from tests.studies import backend, generations, query, run
 from tests.toy import DEFAULTS, study, truth
 
@@ -19,10 +21,8 @@ def test_nothing_is_claimed_where_nothing_can_be_gained(tmp_path: Path) -> None:
     studies = 60
     claims = []
     for seed in range(studies):
-        folder = tmp_path / str(seed)
-        folder.mkdir()
-        table = study(folder, count=30, seed=seed, backend=backend(flat=True), budget={"trials": 4})
-        claims.append(run(table, folder).decided().verdict)
+        table = study(tmp_path, count=30, name=f"{seed}", seed=seed, backend=backend(flat=True), budget={"trials": 4})
+        claims.append(optimize(make_study(table, folder=tmp_path)).verdict.verdict)
     assert claims.count("improved") <= stats.binom.ppf(0.999, studies, 0.05)
     assert claims.count("worse") <= stats.binom.ppf(0.999, studies, 0.05)
     assert claims.count("not shown") >= 40
@@ -34,10 +34,8 @@ def test_a_gain_is_found(tmp_path: Path) -> None:
     assert truth({**DEFAULTS, **baseline}) == pytest.approx(0.29)
     found = []
     for seed in range(12):
-        folder = tmp_path / str(seed)
-        folder.mkdir()
-        ran = run(study(folder, count=100, seed=seed, space=GOOD, baseline=baseline), folder)
-        verdict = ran.decided()
+        table = study(tmp_path, count=100, name=f"{seed}", seed=seed, space=GOOD, baseline=baseline)
+        verdict = optimize(make_study(table, folder=tmp_path)).verdict
         found.append(verdict.verdict)
         if verdict.verdict == "improved":
             assert verdict.difference is not None

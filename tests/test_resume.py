@@ -169,7 +169,8 @@ def test_a_second_interrupt_quits_at_once(tmp_path: Path) -> None:
 
 def test_two_processes_work_on_one_study_at_once(tmp_path: Path) -> None:
     write_study(tmp_path, trials=10, rows=40)
-    with running(tmp_path) as one, running(tmp_path) as other:
+    meet = ("--set", "backend.options.meet=meet.txt")
+    with running(tmp_path, *meet) as one, running(tmp_path, *meet) as other:
         ended = [finish(one), finish(other)]
     assert [each.code for each in ended] == [0, 0], [each.err for each in ended]
     assert not any("locked" in each.err for each in ended)

@@ -44,7 +44,8 @@ def truth(params: Params) -> float:
 class ToyBackend:
     """Options: `log` (a file that gets one JSON line per request), `delay` (seconds), `fail_every` (every n-th request
     fails, retryable), `broken` (every request fails for good), `broken_after` (every request after the n-th does),
-    `flat` (the parameters change nothing). `requests` and `cancelled` count."""
+    `kill_after` (the process dies at its n-th), `flat` (the parameters change nothing), `meet` (a file: open waits
+    until two processes have opened). `requests` and `cancelled` count."""
 
     def __init__(self, *, model: str, options: Mapping[str, Any] | None = None) -> None:
         self.model, self.options = model, dict(options or {})
@@ -53,6 +54,11 @@ class ToyBackend:
 
     async def open(self) -> BackendInfo:
         self.opened += 1
+        if meet := self.options.get("meet"):
+            with Path(meet).open("a", encoding="utf-8") as file:
+                file.write("here\n")
+            while len(Path(meet).read_text(encoding="utf-8").splitlines()) < 2:
+                await asyncio.sleep(0.01)
         return BackendInfo({"engine": "toy", "version": "1", "model": self.model}, PARAMETERS, DEFAULTS, concurrency=16)
 
     async def generate(self, request: Request) -> Generation:
