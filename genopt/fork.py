@@ -26,7 +26,8 @@ async def fork_from(session: Session, source: str) -> None:
     """Copy what still holds of the study `source`, and queue its configurations that lie in the new space.
 
     A generation holds when its example is unchanged and the study's seed is the same; prompt, engine and parameters are
-    part of its key, so that rows of a changed prompt are simply never asked for. Raises StudyError.
+    part of its key, so that rows of a changed prompt are simply never asked for. The looks at a holdout that shares
+    examples with the old study's data are taken over too. Raises StudyError.
     """
     plan, study = session.plan, session.study
     already = await session.db(study.attribute, "forked_from")
@@ -54,6 +55,8 @@ async def fork_from(session: Session, source: str) -> None:
         if located is not None and located[0] not in queued and len(queued) < (plan.trials or math.inf):
             queued.add(located[0])
             await session.db(study.enqueue, located[1])
+    if {example.id for example in plan.holdout} & before.keys():  # a holdout that was looked at stays looked at
+        await session.db(study.set_attribute, "looks", await session.db(old.attribute, "looks") or [])
     await session.db(study.set_attribute, "forked_from", source)
     session.note(f"forked from {source}: {copied} generations taken over, {len(queued) - 1} configurations asked again")
 

@@ -4,6 +4,7 @@ out, whatever ends it."""
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
 from collections.abc import Coroutine
 from dataclasses import dataclass
@@ -49,23 +50,42 @@ def optimize(spec: StudySpec | str | Path, *, on_event: Listener = silence, fork
 
 
 def run(work: Coroutine[Any, Any, T]) -> T:
-    """The result of a coroutine, from synchronous code; in a thread of its own where a loop runs (notebooks)."""
+    """The result of a coroutine, from synchronous code; in a thread of its own where a loop runs (notebooks).
+
+    Interrupting the caller (the notebook's stop button) cancels the work and waits until it has ended.
+    """
     try:
         asyncio.get_running_loop()
     except RuntimeError:
         return asyncio.run(work)
+    ended = threading.Event()  # an interrupted Thread.join takes the thread for ended
     results: list[T] = []
     errors: list[BaseException] = []
+    running: list[tuple[asyncio.AbstractEventLoop, asyncio.Task[Any] | None]] = []
+
+    async def main() -> T:
+        running.append((asyncio.get_running_loop(), asyncio.current_task()))
+        return await work
 
     def target() -> None:
         try:
-            results.append(asyncio.run(work))
+            results.append(asyncio.run(main()))
         except BaseException as error:
             errors.append(error)
+        finally:
+            ended.set()
 
     thread = threading.Thread(target=target, name="genopt")
     thread.start()
-    thread.join()
+    try:
+        ended.wait()
+    except BaseException:
+        for loop, task in running:
+            with contextlib.suppress(RuntimeError):  # it ended meanwhile
+                if task is not None:
+                    loop.call_soon_threadsafe(task.cancel)
+        ended.wait()
+        raise
     if errors:
         raise errors[0]
     return results[0]
@@ -79,7 +99,7 @@ async def optimize_async(
         spec = read_study(spec)
     source = spec.name
     if fork is not None:
-        spec = spec.model_copy(update={"name": fork})
+        spec = spec.model_copy(update={"name": fork, "storage": spec.url})  # the default storage goes by the name
     plan = await prepare(spec)
     try:
         return await _run(plan, on_event, source if fork is not None else None)

@@ -194,3 +194,25 @@ def test_what_was_taken_over_is_not_spent_again(tmp_path: Path, old: dict[str, A
         ran = run(changed | {"budget": {"generations": limit}}, tmp_path, fork="new")
         verdict = ran.decided()
         assert verdict.search_generations + verdict.confirm_generations == len(asked(tmp_path)) <= limit
+
+
+def test_a_fork_of_a_study_with_the_default_storage_stays_in_it(tmp_path: Path) -> None:
+    """The default storage is named after the study, which the fork is not."""
+    table = study(tmp_path, count=30, budget={"trials": 3})
+    del table["storage"]
+    spec = make_study(table, folder=tmp_path)
+    asyncio.run(optimize_async(spec))
+    result = asyncio.run(optimize_async(spec, fork="new"))
+    assert [path.name for path in tmp_path.glob("*.db")] == ["toy.db"]
+    assert (result.url, result.name) == (spec.url, "new")
+    assert len(new(tmp_path).trials) >= 3
+
+
+def test_a_fork_has_looked_at_the_holdout_as_often_as_its_source(tmp_path: Path, old: dict[str, Any]) -> None:
+    """Else whoever forks often enough shows an improvement some day."""
+    first = load(f"sqlite:///{tmp_path / 'toy.db'}#toy").verdict
+    assert first is not None and first["look"] == 1
+    without = {"top_p": {"low": 0.6, "high": first["params"]["top_p"] - 0.01}}
+    verdict = run(old | {"space": old["space"] | without, "budget": {"trials": 12}}, tmp_path, fork="new").decided()
+    assert verdict.params != first["params"] and verdict.holdout_examples
+    assert (verdict.look, verdict.level) == (2, 0.025)

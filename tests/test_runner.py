@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 import sqlite3
+import threading
 import time
 from contextlib import closing
 from pathlib import Path
@@ -13,6 +15,7 @@ import optuna
 import pytest
 
 import genopt
+from genopt.archive import load
 from genopt.errors import BackendError, StudyError
 from genopt.events import Decided, Event, Note, Progress, StageStarted, TrialDone
 from genopt.plan import Plan
@@ -164,6 +167,31 @@ def test_an_error_in_a_notebook_reaches_the_caller(tmp_path: Path) -> None:
 
     with pytest.raises(BackendError, match="the engine is broken"):
         asyncio.run(notebook())
+
+
+def test_interrupting_a_notebook_ends_the_work(tmp_path: Path) -> None:
+    """Its stop button raises KeyboardInterrupt in the thread that waits, while the study runs in another."""
+    log = tmp_path / "log.jsonl"
+    spec = make_study(study(tmp_path, backend=backend(delay=0.2, log=str(log))), folder=tmp_path)
+    main = threading.get_ident()
+
+    def stop() -> None:
+        while not log.exists():
+            time.sleep(0.01)
+        signal.pthread_kill(main, signal.SIGINT)
+
+    async def cell() -> None:
+        threading.Thread(target=stop).start()
+        genopt.optimize(spec)
+
+    loop = asyncio.new_event_loop()
+    with closing(loop), pytest.raises(KeyboardInterrupt):
+        loop.run_until_complete(cell())
+    requests = log.read_text()
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("genopt")]
+    time.sleep(0.3)
+    assert log.read_text() == requests
+    assert {trial.state for trial in load(f"{spec.url}#toy").trials} <= {"complete", "failed", "waiting"}
 
 
 def test_the_result_keeps_the_baseline_unless_improved(tmp_path: Path) -> None:
