@@ -38,6 +38,7 @@ async def measure_baseline(session: Session) -> Evaluation:
     config = plan.baseline()
     session.enter("baseline", "what you run today", len(plan.tune) * plan.spec.search.repeats)
     evaluation = await session.measure(config)
+    await session.learn()
     if config.key not in session.known or await session.db(session.study.attribute, "baseline") is None:
         await _enter_baseline(session, config, evaluation)
     values = evaluation.utility()
@@ -131,6 +132,8 @@ async def search(session: Session) -> None:
     finally:
         # Not only those on the desk: a trial may have been begun just when the search was cancelled.
         await asyncio.shield(session.db(session.study.release_all, "stopped; asked again"))
+    await session.learn()
+    await session.recall()
     session.note(f"search ended: {desk.reason}")
 
 
@@ -157,6 +160,7 @@ class Desk:
                 if reason:
                     self.reason = self.reason or reason
                     return None
+                await session.learn()
                 trials = session.plan.trials
                 fresh = trials is None or len(session.seen) < trials
                 asked = await session.db(

@@ -53,6 +53,7 @@ class Session:
         self.evaluations: dict[str, Evaluation] = {}
         self.known: dict[str, Known] = {}
         self.seen: set[str] = set()
+        self._learnt: dict[str, Any] = {}
         self.worker = Worker(uuid.uuid4().hex, socket.gethostname(), process_name(), time.time(), time.time(), False)
         self.rate = Rate()
         self.stage: Stage = "opening"
@@ -115,7 +116,8 @@ class Session:
             on_generation=self._tick,
         )
         await self.release_the_dead()
-        await self._remember()
+        await self.learn()
+        await self.recall()
         if plan.spec.search.sampler == "grid":
             await self.db(self.study.use_grid, spec.search.grid_points)
 
@@ -128,17 +130,24 @@ class Session:
                 if owner is None or not alive(owner):
                     await self.db(self.study.release, trial.number, "its worker is gone; asked again")
 
-    async def _remember(self) -> None:
-        """Take up what earlier runs found, from the trials and their rows."""
+    async def learn(self) -> None:
+        """Take up what earlier runs and other workers asked and found."""
         for trial in await self.db(self.study.trials):
             key = trial.config.get("key")
-            if not key:
+            if not key or trial.worker == self.worker.id:
                 continue
             self.seen.add(key)
-            if trial.state == "complete" and trial.values and "duplicate_of" not in trial.outcome:
+            found = trial.state == "complete" and trial.values and "duplicate_of" not in trial.outcome
+            if found and key not in self.known:
                 self.known[key] = known_from(trial)
-                if not trial.outcome.get("stopped_early"):
-                    await self.measure(self.plan.configure(trial.config["params"]))
+                self._learnt[key] = trial.config["params"]
+
+    async def recall(self) -> None:
+        """Make the evaluations of what was learnt, from stored rows."""
+        while self._learnt:
+            key, params = self._learnt.popitem()
+            if not self.known[key].stopped_early and key not in self.evaluations:
+                await self.measure(self.plan.configure(params))
 
     async def close(self) -> None:
         """Commit everything and end the lease; safe after a failed `open`."""

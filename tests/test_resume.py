@@ -177,6 +177,8 @@ def test_two_processes_work_on_one_study_at_once(tmp_path: Path) -> None:
     assert states(tmp_path).keys() == {"COMPLETE"}
     rows = generations(tmp_path)
     assert len({row[:4] for row in rows}) == len(rows)
+    tried = {row[0] for row in rows}
+    assert 10 <= len(tried) <= 10 + 2, "the budget is one for both, but for trials that were asked at the same moment"
     numbers = query(tmp_path, "SELECT number FROM trials ORDER BY number")
     assert numbers == [(i,) for i in range(len(numbers))]
     assert query(tmp_path, "SELECT count(*), sum(closed) FROM genopt_workers") == [(2, 2)]
