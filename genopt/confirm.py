@@ -17,7 +17,7 @@ import numpy as np
 from genopt.schedule import gather
 from genopt.session import Session
 from genopt.stats import UNBOUNDED, PairedResult, examples_needed, look_level, mean_se, paired, shrink
-from genopt.trial import Configuration, Evaluation, mean_of
+from genopt.trial import MAX_MISSING, Configuration, Evaluation, mean_of
 from genopt.types import Params
 
 SCHEMA = 1
@@ -221,6 +221,8 @@ def _verdict(
     violated = [name for name, v in plan.goal.violations(after.means()).items() if v > 0]
     if violated and kind == "improved":
         kind, note = "not shown", f"the winner misses {', '.join(violated)} on the holdout"
+    elif after.missing() > MAX_MISSING and kind == "improved":
+        kind, note = "not shown", f"{after.missing():.0%} of the winner's observations there could not be scored"
     elif kind == "not shown" and result.difference > 0 and result.se < UNBOUNDED:
         needed = examples_needed(result.se * math.sqrt(result.n), result.difference)
         note = f"if the true gain is {result.difference:.4f}, showing it takes about {needed:,} held-out examples"

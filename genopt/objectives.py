@@ -93,6 +93,13 @@ class Goal:
         """Every metric that is needed, each once, objectives first."""
         return tuple(dict.fromkeys([o.metric for o in self.objectives] + [c.metric for c in self.constraints]))
 
+    def minimized(self) -> frozenset[str]:
+        """The metrics of which less is better: minimized, or bounded from above alone."""
+        return frozenset(
+            [o.metric for o in self.objectives if o.sign < 0]
+            + [c.metric for c in self.constraints if c.at_least is None]
+        ) - {o.metric for o in self.objectives if o.sign > 0}
+
     def utility(self, metrics: Mapping[str, float]) -> float:
         """The utility of one observation; NaN when one of its metrics is missing (NaN or absent)."""
         if not self.weighted:

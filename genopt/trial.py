@@ -26,7 +26,9 @@ from genopt.store import Spent
 from genopt.tables import Row, generation_row, score_row
 from genopt.types import Backend, Example, Generation, Message, Params, Phase, Request, Score, Scorer
 
-LOWEST = 0.0  # what every scorer's scale starts at: the score of a text that was never written
+LOWEST, HIGHEST = 0.0, 1.0  # the ends of every scorer's scale: a text that was never written gets the worse one
+OF_A_TEXT = ("completion_tokens", "seconds", "characters", "words")  # what is not known where none was written
+MAX_MISSING = 0.05  # fraction of observations without a utility beyond which a configuration cannot win
 
 
 @dataclass(frozen=True)
@@ -184,7 +186,11 @@ class Observer:
         chosen = [by_sample[sample] for sample in samples]
         metrics = measured([row.generation for row in chosen])
         for name in self.scorers:
-            metrics[name] = _mean_score(await self._scores(name, example, chosen))
+            scores = await self._scores(name, example, chosen)
+            if any(row.generation.failed for row in chosen) and name in self.goal.minimized():
+                rated = zip(chosen, scores, strict=True)
+                scores = [Score(HIGHEST) if row.generation.failed else score for row, score in rated]
+            metrics[name] = _mean_score(scores)
         return Observation(metrics, self.goal.utility(metrics))
 
     async def _row(self, config: Configuration, memory: Memory, example: Example, sample: int, phase: Phase) -> Row:
@@ -249,15 +255,19 @@ class Observer:
 
 
 def measured(generations: Sequence[Generation]) -> dict[str, float]:
-    """The quantities that need no scorer, averaged over samples."""
+    """The quantities that need no scorer, averaged over samples; NaN where a text was never written: else failing
+    would be the way to be short and quick."""
     n = len(generations)
-    return {
+    found = {
         "completion_tokens": sum(g.completion_tokens for g in generations) / n,
         "prompt_tokens": sum(g.prompt_tokens for g in generations) / n,
         "seconds": sum(g.seconds for g in generations) / n,
         "characters": sum(len(g.text) for g in generations) / n,
         "words": sum(len(g.text.split()) for g in generations) / n,
     }
+    if any(g.finish == "error" for g in generations):
+        found |= dict.fromkeys(OF_A_TEXT, math.nan)
+    return found
 
 
 def _mean_score(scores: Sequence[Score]) -> float:

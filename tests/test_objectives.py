@@ -68,6 +68,16 @@ def test_a_missing_metric_makes_the_utility_missing() -> None:
     assert math.isnan(weighted(right=1.0, words=-1.0).utility({"right": 1.0, "words": math.nan}))
 
 
+def test_less_is_better_where_it_is_minimized_or_bounded_from_above_alone() -> None:
+    bounds = (
+        Constraint("a", at_most=1.0),
+        Constraint("b", at_least=0.0, at_most=1.0),
+        Constraint("right", at_most=1.0),
+    )
+    assert Goal((RIGHT, SHORT), bounds).minimized() == {"words", "a"}
+    assert Goal((RIGHT,)).minimized() == frozenset()
+
+
 def test_metrics_are_named_once_objectives_first() -> None:
     goal = Goal((SHORT, RIGHT), (Constraint("right", at_least=0.5), Constraint("similar", at_most=0.9)))
     assert goal.metrics() == ("words", "right", "similar")

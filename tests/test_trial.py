@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from genopt.errors import BackendError, ScorerError
-from genopt.objectives import Goal, Objective
+from genopt.objectives import Constraint, Goal, Objective
 from genopt.prompt import Prompt
 from genopt.tables import Row, generation_id
 from genopt.trial import Configuration, Evaluation, Meter, Observation, Observer, mean_of, measured, seed_of
@@ -101,6 +101,7 @@ class Bench:
     memory: dict[tuple[str, int], Row] = field(default_factory=dict)
     others: list[Recorder] = field(default_factory=list)
     ticks: int = 0
+    goal: Goal = field(default_factory=lambda: Goal((Objective("right", "maximize"),)))
 
     async def sleep(self, seconds: float) -> None:
         self.slept.append(seconds)
@@ -114,7 +115,7 @@ class Bench:
             study_id=1, seed=7, repeats=self.repeats, backend=self.engine,
             prompt=Prompt.from_parts(system=None, user="{{ question }}", messages=None), pool=EXAMPLES[1:],
             scorers=scorers, scorer_keys={name: "key of " + name for name in scorers},
-            goal=Goal((Objective("right", "maximize"),)), writer=self.rows, meter=self.meter,
+            goal=self.goal, writer=self.rows, meter=self.meter,
             slots=asyncio.Semaphore(self.slots), on_generation=self.tick, sleep=self.sleep,
         )  # fmt: skip
 
@@ -278,6 +279,21 @@ def test_a_scorer_is_not_called_when_every_text_failed() -> None:
     bench = Bench(engine=Engine(finish={0: "error"}))
     assert bench.observe().utility == 0.0
     assert bench.scorer.calls == []
+
+
+def test_failing_is_never_the_way_to_score_low_or_to_be_short() -> None:
+    """Where less is better, a text that was never written counts as the worst score, and its size as unknown."""
+    bench = Bench(engine=Engine(finish={0: "error"}), repeats=2)
+    bench.scorer.value = 0.25
+    for goal, utility in (
+        (Goal((Objective("right", "minimize"),)), -0.625),
+        (Goal((Objective("right", "maximize"),), (Constraint("right", at_most=0.5),)), 0.125),
+        (Goal((Objective("completion_tokens", "minimize"),)), math.nan),
+        (Goal((Objective("right", "maximize", 1.0), Objective("words", "minimize", 0.01))), math.nan),
+    ):
+        bench.goal = goal
+        assert bench.observe().utility == pytest.approx(utility, nan_ok=True)
+    assert measured([Generation("a b", "degenerate", 10, 4, 0.5)])["completion_tokens"] == 4
 
 
 def test_a_busy_engine_is_asked_again_with_growing_pauses() -> None:
