@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -17,11 +18,11 @@ from genopt.schedule import run_study
 from genopt.session import Known, Session
 from genopt.stats import expected_sd_of_difference, mean_se, minimum_detectable_effect
 from genopt.study import Asked
-from genopt.trial import Configuration, Evaluation, mean_of
+from genopt.trial import MAX_MISSING, Configuration, Evaluation, mean_of
 from genopt.types import Params
 
+MAX_FAILURES = 3  # times that a working engine fails one configuration before it is given up
 MAX_DUPLICATES = 40  # repeats in a row after which the space counts as exhausted
-MAX_MISSING = 0.05  # fraction of observations without a score beyond which a trial cannot win
 
 
 @dataclass
@@ -116,12 +117,12 @@ async def search(session: Session) -> None:
         await session.flush()
         await _tell(session, job, evaluation, told=told)
         await desk.finished(job)
+        await desk.ask_again()
 
     async def fail(job: Job, error: Exception) -> None:
         session.note(f"trial {job.asked.number} failed: {error}", warning=True)
-        if isinstance(error, BackendError):  # the engine is to blame, not the configuration
-            await session.db(session.study.release, job.asked.number, f"failed: {error}")
-            session.seen.discard(job.config.key)
+        if isinstance(error, BackendError):  # is the engine to blame or the configuration? Other trials will tell
+            desk.aside.append((job, error))
         else:
             await session.db(session.study.tell, job.asked, None, outcome={"why": f"{type(error).__name__}: {error}"})
         await desk.finished(job)
@@ -144,6 +145,8 @@ class Desk:
         self.session = session
         self.in_flight: dict[str, Job] = {}
         self.reason = ""
+        self.aside: list[tuple[Job, BackendError]] = []
+        self._failures: Counter[str] = Counter()
         self._twins: dict[str, list[Asked]] = {}
         self._lock = asyncio.Lock()
         self._change = asyncio.Event()
@@ -166,6 +169,9 @@ class Desk:
                 asked = await session.db(
                     session.study.ask, lambda params: session.plan.configure(params).key, fresh=fresh
                 )
+                if asked is None and self.aside:
+                    await self.ask_again()
+                    continue
                 if asked is None:
                     self.reason = "the grid is done" if fresh else f"the budget of {trials} trials is spent"
                     return None
@@ -184,6 +190,22 @@ class Desk:
                 if self._duplicates >= MAX_DUPLICATES and session.plan.sampler.name != "grid":
                     self.reason = f"{MAX_DUPLICATES} proposals in a row were known already: the space looks exhausted"
                     return None
+
+    async def ask_again(self) -> None:
+        """Queue the trials that the engine failed again, but give a configuration up that it failed too often: one that
+        no engine can answer must not bar the verdict. To be called when the engine works, or when nothing else is left.
+        """
+        aside, self.aside = self.aside, []
+        for job, error in aside:
+            key, number = job.config.key, job.asked.number
+            self._failures[key] += 1
+            if self._failures[key] < MAX_FAILURES:
+                await self.session.db(self.session.study.release, number, f"failed: {error}")
+                self.session.seen.discard(key)
+            else:
+                why = f"given up after {MAX_FAILURES} failures: {error}"
+                await self.session.db(self.session.study.tell, job.asked, None, outcome={"why": why})
+                self.session.note(f"trial {number} {why}", warning=True)
 
     async def finished(self, job: Job) -> None:
         """Take a trial off the desk and answer those that asked for the same configuration meanwhile."""

@@ -44,8 +44,9 @@ def truth(params: Params) -> float:
 class ToyBackend:
     """Options: `log` (a file that gets one JSON line per request), `delay` (seconds), `fail_every` (every n-th request
     fails, retryable), `broken` (every request fails for good), `broken_after` (every request after the n-th does),
-    `kill_after` (the process dies at its n-th), `flat` (the parameters change nothing), `meet` (a file: open waits
-    until two processes have opened). `requests` and `cancelled` count."""
+    `refuses` ([name, low, high]: requests with such a value of a parameter do), `kill_after` (the process dies at
+    its n-th), `flat` (the parameters change nothing), `meet` (a file: open waits until two processes have opened).
+    `requests` and `cancelled` count."""
 
     def __init__(self, *, model: str, options: Mapping[str, Any] | None = None) -> None:
         self.model, self.options = model, dict(options or {})
@@ -74,6 +75,10 @@ class ToyBackend:
             except asyncio.CancelledError:
                 self.cancelled += 1
                 raise
+        if refuses := self.options.get("refuses"):
+            name, low, high = refuses
+            if low <= request.params[name] < high:
+                raise BackendError(f"refused: {name} {request.params[name]}", retryable=False)
         if self.options.get("broken") or self.requests > self.options.get("broken_after", math.inf):
             raise BackendError("the engine is broken", retryable=False)
         if (every := self.options.get("fail_every")) and self.requests % every == 0:
