@@ -33,7 +33,7 @@ def test_a_gain_is_found(tmp_path: Path) -> None:
     baseline = {"temperature": 1.5, "top_p": 1.0}
     assert truth({**DEFAULTS, **baseline}) == pytest.approx(0.29)
     found = []
-    for seed in range(12):
+    for seed in range(8):
         table = study(tmp_path, count=100, name=f"{seed}", seed=seed, space=GOOD, baseline=baseline)
         verdict = optimize(make_study(table, folder=tmp_path)).verdict
         found.append(verdict.verdict)
@@ -44,7 +44,7 @@ def test_a_gain_is_found(tmp_path: Path) -> None:
             assert verdict.p_value is not None
             assert verdict.p_value < verdict.level
             assert truth(dict(verdict.params)) > truth(dict(verdict.baseline_params))
-    assert found.count("improved") >= 11
+    assert found.count("improved") >= 7
 
 
 def test_the_verdict_is_what_the_holdout_says(tmp_path: Path) -> None:

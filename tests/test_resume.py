@@ -116,8 +116,8 @@ def test_killed_five_times_a_study_ends_as_if_undisturbed(tmp_path: Path) -> Non
 def test_killed_while_a_sampler_learns_and_trials_race(tmp_path: Path) -> None:
     write_study(tmp_path, search=TPE, trials=10)
     at = moments(random.Random(12))
-    kills, ended = killed_and_resumed(tmp_path, [at[0], at[1], at[3]])
-    assert kills >= 2
+    kills, ended = killed_and_resumed(tmp_path, [at[1], at[3]])
+    assert kills >= 1
     assert ended.verdict["verdict"] in ("improved", "not shown", "worse")
     assert states(tmp_path).keys() <= {"COMPLETE", "FAIL"}
     rows = generations(tmp_path)

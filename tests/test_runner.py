@@ -248,7 +248,7 @@ def test_cancelling_commits_what_is_done(tmp_path: Path) -> None:
     assert len(generations(tmp_path)) > 72
 
 
-@pytest.mark.parametrize("tick", range(12))
+@pytest.mark.parametrize("tick", range(8))
 def test_no_trial_is_left_running_wherever_the_search_is_cancelled(tmp_path: Path, tick: int) -> None:
     """Cancelled at every n-th event of a search full of repeats, where twins wait for each other."""
     space = {
