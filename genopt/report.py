@@ -31,7 +31,7 @@ def score(mean: float | None, se: float | None, width: int = 7) -> str:
 
 
 def brief(params: Params | Mapping[str, Any]) -> str:
-    """Parameters on one line, numbers to four digits."""
+    """Parameters on one line, numbers to four digits, texts that hold spaces or nothing in quotes."""
     return " ".join(f"{name}={_value(value)}" for name, value in params.items())
 
 
@@ -39,7 +39,9 @@ def _value(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.4g}"
     text = str(list(value) if isinstance(value, tuple) else value)
-    return safe(text if len(text) <= 40 else text[:37] + "...").replace("\n", "\\n")
+    shown = safe(text if len(text) <= 40 else text[:37] + "...").replace("\n", "\\n")
+    apart = isinstance(value, str) and (not value or any(c.isspace() for c in value))
+    return f'"{shown}"' if apart else shown
 
 
 def safe(text: str) -> str:
@@ -134,12 +136,16 @@ def trials_text(archive: Archive) -> str:
     """One line per trial, the best first."""
     lines = ["trial  state     n     mean    ±95 %    parameters"]
     rows = sorted(archive.rows(), key=lambda row: -(row["mean"] if row["mean"] is not None else float("-inf")))
+    tried = {name for row in rows if not row["baseline"] for name in row["params"]}
     for row in rows:
+        shown = row["params"]
+        if row["baseline"] and tried:  # what is never searched would drown what is compared
+            shown = {name: value for name, value in shown.items() if name in tried}
         state = "stopped" if row["stopped_early"] else row["state"]
         if row["duplicate_of"] is not None:
             state = "known"
         number = "  base" if row["number"] is None else f"{row['number']:>5}{'*' if row['baseline'] else ' '}"
-        lines.append(f"{number} {state:<9} {row['n']:<5} {score(row['mean'], row['se'])}  {brief(row['params'])}")
+        lines.append(f"{number} {state:<9} {row['n']:<5} {score(row['mean'], row['se'])}  {brief(shown)}")
     return "\n".join([*lines, "* baseline"])
 
 
@@ -254,7 +260,7 @@ def measured_text(measured: Measured) -> str:
     """The same for people."""
     lines = [f"{measured.examples} examples with {brief(measured.params)}", ""]
     for name, m in measured.metrics.items():
-        lines.append(f"  {name:<20} {m['mean']:.4f}   95 % interval [{m['low']:.4f}, {m['high']:.4f}]")
+        lines.append(f"  {name:<20} {m['mean']:>10.4f}   95 % interval [{m['low']:.4f}, {m['high']:.4f}]")
     return "\n".join(lines)
 
 
