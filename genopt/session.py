@@ -54,6 +54,7 @@ class Session:
         self.known: dict[str, Known] = {}
         self.seen: set[str] = set()
         self._learnt: dict[str, Any] = {}
+        self._others: list[Worker] | None = None
         self.worker = Worker(uuid.uuid4().hex, socket.gethostname(), process_name(), time.time(), time.time(), False)
         self.rate = Rate()
         self.stage: Stage = "opening"
@@ -131,7 +132,12 @@ class Session:
                     await self.db(self.study.release, trial.number, "its worker is gone; asked again")
 
     async def learn(self) -> None:
-        """Take up what earlier runs and other workers asked and found."""
+        """Take up what earlier runs and other workers asked and found; cheap while no other worker is at work."""
+        workers = await self.db(self.store.workers, self.study.id)
+        others = [worker for worker in workers if worker.id != self.worker.id]
+        if others == self._others and all(worker.closed for worker in others):
+            return
+        self._others = others
         for trial in await self.db(self.study.trials):
             key = trial.config.get("key")
             if not key or trial.worker == self.worker.id:
