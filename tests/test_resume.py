@@ -16,8 +16,13 @@ from typing import Any
 import pytest
 
 from genopt.archive import load
+from genopt.space import SearchSpace
+from genopt.spec.dimensions import build_space
+from genopt.spec.read import make_study
+from genopt.study import open_study
 from tests.processes import Ended, complete, finish, log, running, when, write_study
 from tests.studies import generations, query
+from tests.toy import study
 
 Line = dict[str, Any]
 Moment = Callable[[list[Line]], bool]
@@ -182,3 +187,43 @@ def test_two_processes_work_on_one_study_at_once(tmp_path: Path) -> None:
     numbers = query(tmp_path, "SELECT number FROM trials ORDER BY number")
     assert numbers == [(i,) for i in range(len(numbers))]
     assert query(tmp_path, "SELECT count(*), sum(closed) FROM genopt_workers") == [(2, 2)]
+
+
+@pytest.mark.parametrize("after", [0, 1, 2])
+def test_a_trial_that_was_being_drawn_is_drawn_again_as_it_would_have_been(tmp_path: Path, after: int) -> None:
+    """Killed after so many of its three parameters."""
+
+    class Killed(BaseException):
+        pass
+
+    def drawn(name: str, kill: bool) -> Any:
+        table = study(tmp_path, name=name)
+        space = build_space(make_study(table, folder=tmp_path).space, tmp_path)
+        made = open_study(table["storage"], name, space, seed=1, sampler="random", worker=name)
+        sample = SearchSpace.sample
+
+        def dies(space: SearchSpace, suggest: Any) -> Any:
+            left = iter(range(after))
+
+            def limited(path: str, dimension: Any) -> Any:
+                if next(left, None) is None:
+                    raise Killed
+                return suggest(path, dimension)
+
+            return sample(space, limited)
+
+        if kill:
+            with pytest.MonkeyPatch.context() as patch, pytest.raises(Killed):
+                patch.setattr(SearchSpace, "sample", dies)
+                made.ask(str)
+            made.release_all("killed")
+        asked = made.ask(str)
+        made.close()
+        assert asked is not None
+        return asked
+
+    undisturbed, again = drawn("calm", False), drawn("torn", True)
+    assert (undisturbed.number, again.number) == (0, 1)
+    assert again.proposal == undisturbed.proposal == 0
+    assert again.params == undisturbed.params
+    assert set(again.params) == {"top_p", "decoding", "temperature"}

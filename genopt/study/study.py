@@ -210,14 +210,16 @@ class Study:
     def release(self, number: int, why: str) -> None:
         """Fail a trial that will not be finished and queue its configuration again, under the same proposal number.
 
-        It is queued first: a process killed in between must not lose it.
+        It is queued first: a process killed in between must not lose it. One whose process died while it was drawn is
+        drawn anew from the start: what is given is not drawn, so that half of it would make the rest another draw.
         """
         trials = self._frozen()
         record = next((t for t in trials if t.number == number), None)
         if record is None or record.state.is_finished():
             return
         if all(trial.user_attrs.get(RETRY) != number for trial in trials):
-            answers = record.system_attrs.get("fixed_params", {}) | record.params
+            drawn = record.params if "config" in record.user_attrs else {}
+            answers = record.system_attrs.get("fixed_params", {}) | drawn
             self.enqueue(answers, proposal=int(record.user_attrs.get(PROPOSAL, number)), retry_of=number)
         self._study._storage.set_trial_user_attr(record._trial_id, "outcome", {"why": why})
         self._study.tell(number, state=TrialState.FAIL, skip_if_finished=True)
