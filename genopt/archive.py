@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -82,8 +83,18 @@ class Archive:
         return pandas.json_normalize(self.rows(), max_level=1)
 
 
+def as_url(where: str) -> str:
+    """`where` with an SQLite file's URL in the place of its path; anything else as it is."""
+    path, mark, name = where.partition("#")
+    with contextlib.suppress(OSError, ValueError), open(path, "rb") as file:
+        if file.read(16) == b"SQLite format 3\0":
+            return f"sqlite:///{path}{mark}{name}"
+    return where
+
+
 def locate(where: str) -> tuple[str, str]:
     """The storage URL and the name behind STUDY: a study file, or storage-URL#name. Raises SpecError."""
+    where = as_url(where)
     if "://" in where:
         found = _STUDY.fullmatch(where)
         if found is None:

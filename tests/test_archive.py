@@ -11,7 +11,7 @@ import optuna
 import pytest
 
 import genopt
-from genopt.archive import clone, delete, load, locate
+from genopt.archive import as_url, clone, delete, load, locate
 from genopt.errors import SpecError, StudyError
 from genopt.spec.read import make_study
 from tests.toy import DEFAULTS, study
@@ -154,3 +154,13 @@ def test_the_trials_as_a_table_have_one_column_per_parameter(tmp_path: Path) -> 
     table = archive.to_pandas()
     assert list(table["number"].dropna().astype(int)) == [trial.number for trial in archive.trials]
     assert table["params.temperature"].notna().all()
+
+
+def test_the_file_of_an_sqlite_storage_stands_for_its_url(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with closing(sqlite3.connect("mine.db")) as base:
+        base.execute("CREATE TABLE t (a)")
+    assert locate("mine.db#answers") == ("sqlite:///mine.db", "answers")
+    with pytest.raises(SpecError, match=r"sqlite:///mine\.db: names a storage but no study"):
+        locate("mine.db")
+    assert as_url("none.db#a") == "none.db#a" and as_url("sqlite:///mine.db") == "sqlite:///mine.db"

@@ -28,9 +28,10 @@ def list_(storage: str, as_json: bool) -> None:
     \b
     genopt studies list sqlite:///support.db
     """
-    from genopt.archive import locate
+    from genopt.archive import as_url, locate
     from genopt.study import list_studies
 
+    storage = as_url(storage)
     url = storage if "://" in storage else locate(storage)[0]
     found = list_studies(url)
     if as_json:
