@@ -52,11 +52,16 @@ def safe(text: str) -> str:
     )
 
 
+def _bound(limit: float, sign: str = "") -> str:
+    """The end of an interval; "?" where the data cannot tell."""
+    return f"{limit:{sign}.4f}" if abs(limit) < UNBOUNDED else "?"
+
+
 def verdict_text(verdict: Mapping[str, Any]) -> str:
     """The verdict in words: one sentence, the evidence, the settings."""
     lines = [_sentence(verdict)]
     if verdict["holdout_examples"]:
-        low, high = verdict["interval"]
+        low, high = (_bound(limit, "+") for limit in verdict["interval"])
         confidence = f"{100 * (1 - verdict['level']):.4g} %"
         lines += [
             "",
@@ -65,7 +70,7 @@ def verdict_text(verdict: Mapping[str, Any]) -> str:
             + (f" (look {verdict['look']} at them)" if verdict["look"] > 1 else ""),
             f"    baseline    {verdict['baseline_score']:.4f}",
             f"    winner      {verdict['winner_score']:.4f}",
-            f"    difference  {verdict['difference']:+.4f}   {confidence} interval [{low:+.4f}, {high:+.4f}]"
+            f"    difference  {verdict['difference']:+.4f}   {confidence} interval [{low}, {high}]"
             f"   p = {verdict['p_value']:.2g}",
             f"    examples    won {verdict['wins']}, tied {verdict['ties']}, lost {verdict['losses']}",
         ]
@@ -86,7 +91,7 @@ def verdict_text(verdict: Mapping[str, Any]) -> str:
         f"Cost: {verdict['trials']} configurations, {verdict['search_generations']:,} generations to search and"
         f" {verdict['confirm_generations']:,} to confirm, {verdict['tokens']:,} tokens.",
     ]
-    return "\n".join(lines)
+    return safe("\n".join(lines))
 
 
 def _sentence(verdict: Mapping[str, Any]) -> str:
@@ -129,7 +134,7 @@ def best_text(archive: Archive) -> str:
         return verdict_text(archive.verdict)
     found = best_json(archive)
     lines = ["No verdict yet: the leading trial is mostly luck until the holdout confirmed it.", ""]
-    return "\n".join(lines + [f"  {name:<20} {_value(value)}" for name, value in found["params"].items()])
+    return safe("\n".join(lines + [f"  {name:<20} {_value(value)}" for name, value in found["params"].items()]))
 
 
 def trials_text(archive: Archive) -> str:
@@ -146,7 +151,7 @@ def trials_text(archive: Archive) -> str:
             state = "known"
         number = "  base" if row["number"] is None else f"{row['number']:>5}{'*' if row['baseline'] else ' '}"
         lines.append(f"{number} {state:<9} {row['n']:<5} {score(row['mean'], row['se'])}  {brief(shown)}")
-    return "\n".join([*lines, "* baseline"])
+    return safe("\n".join([*lines, "* baseline"]))
 
 
 def report_text(archive: Archive) -> str:
@@ -164,7 +169,7 @@ def report_text(archive: Archive) -> str:
         "",
         *trials_text(archive).splitlines()[:16],
     ]
-    return "\n".join(lines)
+    return safe("\n".join(lines))
 
 
 def inspect_json(archive: Archive) -> dict[str, Any]:
@@ -230,11 +235,14 @@ def check_text(checked: Checked) -> str:
             for message in row["prompt"]:
                 lines += [f"  {message['role']}", *(f"    {line}" for line in safe(message["content"]).splitlines())]
         lines += [f"  -> {safe(text)}" for text in row["outputs"]]
-        lines.append("  " + ", ".join(f"{name} {value:.4g}" for name, value in row["metrics"].items()))
+        found_of = row["metrics"].items()
+        lines.append(
+            "  " + ", ".join(f"{name} {'?' if value is None else format(value, '.4g')}" for name, value in found_of)
+        )
     if plan.trials is None:
         lines += ["", "The bill   as much as the budget allows; the verdict takes "
                   f"{bill.reserve:,} generations of it."]  # fmt: skip
-        return "\n".join(lines)
+        return safe("\n".join(lines))
     fastest, slowest = checked.minutes()
     lines += [
         "",
@@ -243,7 +251,7 @@ def check_text(checked: Checked) -> str:
         f"           about {found['tokens']:,} tokens; {duration(60 * fastest)} if the engine answers"
         f" {plan.concurrency} requests at once as fast as one, {duration(60 * slowest)} if one after the other",
     ]
-    return "\n".join(lines)
+    return safe("\n".join(lines))
 
 
 def measured_json(measured: Measured) -> dict[str, Any]:
@@ -252,7 +260,10 @@ def measured_json(measured: Measured) -> dict[str, Any]:
     return {
         "params": params,
         "examples": measured.examples,
-        "metrics": {k: dict(v) for k, v in measured.metrics.items()},
+        "metrics": {
+            name: {k: v if math.isfinite(v) else None for k, v in found.items()}
+            for name, found in measured.metrics.items()
+        },
     }
 
 
@@ -260,8 +271,9 @@ def measured_text(measured: Measured) -> str:
     """The same for people."""
     lines = [f"{measured.examples} examples with {brief(measured.params)}", ""]
     for name, m in measured.metrics.items():
-        lines.append(f"  {name:<20} {m['mean']:>10.4f}   95 % interval [{m['low']:.4f}, {m['high']:.4f}]")
-    return "\n".join(lines)
+        mean = f"{m['mean']:.4f}" if math.isfinite(m["mean"]) else "?"  # no row could be scored
+        lines.append(f"  {name:<20} {mean:>10}   95 % interval [{_bound(m['low'])}, {_bound(m['high'])}]")
+    return safe("\n".join(lines))
 
 
 def params_text(domains: Mapping[str, Domain], defaults: Params) -> str:
