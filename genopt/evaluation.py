@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, Any
 
+from genopt import dataset
 from genopt.errors import SpecError
 from genopt.plan import Bill, Plan
 from genopt.prepare import prepare
 from genopt.runner import run
 from genopt.schedule import run_trial
-from genopt.spec import DatasetSpec, StudySpec
+from genopt.space import Constant, Switch
+from genopt.spec import StudySpec
 from genopt.spec.read import hint, read_study
 from genopt.stats import interval, mean_se
 from genopt.trial import Configuration, Evaluation, Memory, Meter, Observation, Observer
@@ -84,22 +87,39 @@ async def evaluate_async(
     if not isinstance(spec, StudySpec):
         spec = read_study(spec)
     if data is not None:
-        path = str(Path(data).resolve()) if Path(data).exists() else data  # else a hub id
-        table = spec.dataset.model_dump(exclude={"path", "rows", "format", "limit"})
-        spec = spec.model_copy(update={"dataset": DatasetSpec(**table, path=path)})
+        others = _load(spec, data)
     plan = await prepare(spec)
     try:
         config = chosen(plan, params)
+        examples = plan.dataset.examples
+        if data is not None:
+            examples = others.examples
+            dataset.require_references(others, [n for n, s in plan.scorers.items() if "references" in s.needs])
+            for example in examples:  # a row that cannot be asked is found before any is
+                plan.prompt.render(example, config.variables)
         if output is None:
-            return await _measure(plan, config, plan.dataset.examples, None)
+            return await _measure(plan, config, examples, None)
         try:
             file = output.open("a", encoding="utf-8")
         except OSError as error:
             raise SpecError(f"-o {output}: cannot be written ({error.strerror}). Name another file") from None
         with file:
-            return await _measure(plan, config, plan.dataset.examples, file)
+            return await _measure(plan, config, examples, file)
     finally:
         await asyncio.shield(plan.aclose())
+
+
+def _load(spec: StudySpec, data: str) -> dataset.Dataset:
+    """Other rows, read as the study's are. They are only answered: few-shot examples still come from the study."""
+    here, table = Path(data).exists(), spec.dataset
+    return dataset.load(
+        path=str(Path(data).resolve()) if here else data,  # else a hub id
+        folder=spec.folder,
+        reference=table.reference,
+        id=table.id,
+        map=table.map,
+        split=None if here else table.split,
+    )
 
 
 def chosen(plan: Plan, params: Mapping[str, Any] | None) -> Configuration:
@@ -114,9 +134,22 @@ def chosen(plan: Plan, params: Mapping[str, Any] | None) -> Configuration:
                 plan.domains[name].coerce(value)
             except ValueError as error:
                 problems.append(f"--params: {name}: {error}")
+    flat = {name: tuple(value) if isinstance(value, list) else value for name, value in params.items()}
+    for _, name, dimension in plan.space.walk():
+        if not isinstance(dimension, Switch) or name not in flat:
+            continue
+        branch = dimension.branches.get(str(flat[name]))
+        if branch is None:
+            problems.append(
+                f"--params: {name}: {flat[name]!r} is no branch.{hint(str(flat[name]), dimension.branches)}"
+            )
+        for inner, part in (branch or {}).items():
+            if isinstance(part, Constant):
+                flat.setdefault(inner, part.value)
+            elif inner not in flat:
+                problems.append(f"--params: {name} = {flat[name]!r} leaves {inner} open. Give it too")
     if problems:
         raise SpecError(problems)
-    flat = {name: tuple(value) if isinstance(value, list) else value for name, value in params.items()}
     if plan.space.switches() & flat.keys() and plan.space.locate(flat) is not None:
         return plan.configure(flat)  # as the trial had it: what only another branch sets is off
     return plan.over_baseline(flat)
@@ -185,7 +218,11 @@ async def _measure(
             "references": list(example.references),
             "outputs": [row.generation.text for row in samples],
             "finish": [row.generation.finish for row in samples],
-            "metrics": {k: v for k, v in observation.metrics.items() if k in plan.scorers or k == "completion_tokens"},
+            "metrics": {
+                k: v if math.isfinite(v) else None  # JSON knows no NaN
+                for k, v in observation.metrics.items()
+                if k in plan.scorers or k == "completion_tokens"
+            },
             "why": {
                 name: [row.scores[key].why for row in samples if key in row.scores]
                 for name, key in plan.scorer_keys.items()

@@ -263,6 +263,26 @@ def test_evaluate_of_a_trial_sends_what_the_trial_sent_even_from_another_branch(
     assert len(sent) == 1 and sent <= searched and json.loads(sent.pop())["top_p"] == 1.0
 
 
+def test_evaluate_of_a_branch_takes_its_constants(shell: Shell) -> None:
+    """Naming the branch alone must not measure the baseline under another name."""
+    decoding = {"greedy": {"temperature": 0.0}, "sampling": {"temperature": {"low": 0.1, "high": 1.5}}}
+    path = shell.write(shell.table(space={"decoding": decoding}))
+    bad(shell("evaluate", path, "--params", '{"decoding": "gredy"}'), "'gredy' is no branch", "Did you mean 'greedy'?")
+    bad(shell("evaluate", path, "--params", '{"decoding": "sampling"}'), "leaves temperature open")
+    assert shell.requests == []
+    ok(shell("evaluate", path, "--params", '{"decoding": "greedy"}'))
+    assert {request["params"]["temperature"] for request in shell.requests} == {0.0}
+
+
+def test_evaluate_needs_no_more_than_one_row_of_other_data(shell: Shell) -> None:
+    """Other data are answered, not split."""
+    write_rows(
+        shell.folder / "new.jsonl", [{"id": f"n{i}", "question": f"new {i}?", "answer": "yes"} for i in range(3)]
+    )
+    ran = ok(shell("evaluate", shell.write(shell.table()), "--data", "new.jsonl", "--json"))
+    assert ran.json["examples"] == 3 and len(shell.requests) == 3
+
+
 def test_evaluate_on_other_data(shell: Shell) -> None:
     write_rows(shell.folder / "new.jsonl", [{**row, "id": f"n{i}"} for i, row in enumerate(rows(20))])
     ran = ok(shell("evaluate", shell.write(shell.table()), "--data", "new.jsonl", "--json"))
