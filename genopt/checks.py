@@ -15,6 +15,7 @@ from genopt.spec.read import hint
 from genopt.types import BackendInfo, Domain, Example, Scorer
 
 SMALLEST = 8  # examples on each side of the split, below which nothing can be shown or chosen
+FEWEST_GROUPS = 6  # independent groups held out: with five the smallest p-value of flipping signs is 2 / 2**5 = .06
 
 
 def data_problems(
@@ -29,12 +30,49 @@ def data_problems(
             f"dataset.holdout: {len(dataset.examples)} rows split into {len(tune)} to tune on and {len(holdout)} held"
             f" out; each side needs {SMALLEST}. Add rows, or change holdout ({spec.dataset.holdout:g})"
         )
+    groups = len({("id", e.id) if e.group is None else ("group", e.group) for e in holdout})
+    if len(holdout) >= SMALLEST and groups < FEWEST_GROUPS:
+        yield (
+            f"dataset.group: only {groups} groups of rows are held out, too few to show anything: rows of one group"
+            f" count as one. Name a column with more groups, or change holdout ({spec.dataset.holdout:g})"
+        )
     needing = [name for name, scorer in scorers.items() if "references" in scorer.needs]
     if needing:
         try:
             data.require_references(dataset, needing)
         except SpecError as error:
             yield from error.problems
+
+
+def shots_problems(spec: StudySpec, space: SearchSpace, tune: Sequence[Example]) -> Iterator[str]:
+    """What is wrong with the numbers of few-shot examples, wherever they are set."""
+    found: list[tuple[str, Any]] = [("prompt.shots", spec.prompt.shots)]
+    if "shots" in spec.baseline:
+        found.append(("baseline.shots", spec.baseline["shots"]))
+    for path, name, dimension in space.walk():
+        if name != "shots":
+            continue
+        match dimension:
+            case Number(low, high, integer):
+                found += [(f"space.{path}", bound if integer else float(bound)) for bound in (low, high)]
+            case Choice(values):
+                found += [(f"space.{path}", value) for value in values]
+            case Constant(value):
+                found.append((f"space.{path}", value))
+    usable = max(0, sum(bool(example.references) for example in tune) - 1)  # never the example itself
+    said: set[str] = set()
+    for key, value in found:
+        if key in said:
+            continue
+        if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+            said.add(key)
+            yield f"{key}: {value!r} is no number of examples. Write whole numbers from 0, without a decimal point"
+        elif value > usable:
+            said.add(key)
+            yield (
+                f"{key}: {value} few-shot examples are asked for, but only {usable} other tune rows have a reference"
+                " to show. Lower it, or set dataset.reference"
+            )
 
 
 def names_are_known(

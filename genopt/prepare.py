@@ -9,7 +9,7 @@ from typing import Any
 
 from genopt import dataset as data
 from genopt.backends import make_backend
-from genopt.checks import data_problems, names_are_known
+from genopt.checks import data_problems, names_are_known, shots_problems
 from genopt.errors import BackendError, GenoptError, MissingExtra, SpecError
 from genopt.plan import DEFAULT_TRIALS, Plan
 from genopt.prompt import Prompt
@@ -41,6 +41,7 @@ async def prepare(spec: StudySpec) -> Plan:
     if dataset is not None:
         tune, holdout = data.split(dataset.examples, holdout=spec.dataset.holdout, seed=spec.seed)
         found += data_problems(spec, dataset, tune, holdout, scorers)
+        found += shots_problems(spec, space, tune) if space is not None else ()
     if found or dataset is None or prompt is None or space is None or backend is None:
         raise SpecError([line if line.startswith(spec.source) else f"{spec.source}: {line}" for line in found])
 

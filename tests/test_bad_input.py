@@ -86,6 +86,14 @@ def scorer(kind: str, **keys: Any) -> Change:
 
 
 CASES: dict[str, tuple[Change, tuple[str, ...]]] = {
+    # what would be searched without any effect, or could never show anything
+    "shots that are no whole number": (
+        put("space.shots", {"low": 0.0, "high": 3.0}),
+        ("space.shots: 0.0 is no number",),
+    ),
+    "shots that are negative": (put("space.shots", {"low": -1, "high": 3}), ("space.shots: -1 is no number",)),
+    "more shots than rows": (put("space.shots", {"choices": [0, 500]}), ("space.shots: 500", "tune rows")),
+    "a storage in memory": (put("storage", "sqlite://"), ("storage: a database in memory", "sqlite:///study.db")),
     # unknown keys, at every level
     "unknown key, top": (put("budgett", {}), ("budgett: unknown key", "Did you mean 'budget'?")),
     "unknown key, dataset": (put("dataset.refrence", "a"), ("dataset.refrence", "Did you mean 'reference'?")),

@@ -186,7 +186,6 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path: Path, content: bytes | No
         ("sqlite:///../b.db", "sqlite:///{parent}/b.db"),
         ("sqlite:////abs/b.db", "sqlite:////abs/b.db"),
         ("sqlite+pysqlite:///b.db", "sqlite+pysqlite:///{folder}/b.db"),
-        ("sqlite:///:memory:", "sqlite:///:memory:"),
         ("postgresql+psycopg://u:p@h:1/db", "postgresql+psycopg://u:p@h:1/db"),
     ],
 )
@@ -489,3 +488,11 @@ def test_the_json_schema_describes_every_key(validator: jsonschema.Draft202012Va
     for name, table in validator.schema["$defs"].items():
         for key, described in table.get("properties", {}).items():
             assert described.get("description") or key in ("kind", "metric", "model"), f"{name}.{key}"
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "step", "last"), [(0.0, 0.3, 0.1, 0.3), (0.0, 0.7, 0.1, 0.7), (0.1, 0.5, 0.3, 0.4)]
+)
+def test_the_last_step_of_a_range_is_never_above_its_end(low: float, high: float, step: float, last: float) -> None:
+    """3 * 0.1 is a little more than 0.3 in binary, which may be the largest legal value."""
+    assert Range(low=low, high=high, step=step).build().high == last

@@ -47,6 +47,7 @@ class Range(Table):
         high = self.high
         if self.step is not None:  # the largest value that steps reach, as a sampler would see it
             high = self.low + int((self.high - self.low) / self.step + 1e-9) * self.step
+            high = high if integer else min(self.high, float(f"{high:.12g}"))  # 3 * 0.1 is a little more than 0.3
         return Number(self.low, high, integer=integer, log=self.log, step=self.step)
 
 

@@ -127,6 +127,9 @@ def consistency(spec: StudySpec) -> Iterator[str]:
     for key, metric in named.items():
         if metric not in known:
             yield f"{key}: {metric!r} is no metric of this study.{hint(metric, known)}"
+    prefix, _, path = spec.url.partition("?")[0].partition("://")
+    if prefix.startswith("sqlite") and path in ("", "/", "/:memory:"):
+        yield "storage: a database in memory is gone when the study ends or is stopped. Name a file: sqlite:///study.db"
     weights = [objective.weight is not None for objective in goal.objectives]
     if any(weights) and not all(weights):
         yield "objectives: some have a weight and some do not. Give all of them one, or none"
