@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import importlib.machinery
 import sys
 from pathlib import Path
 from typing import Any
@@ -14,9 +15,8 @@ from genopt.spec.read import hint
 def load_object(name: str, folder: Path, *, key: str) -> Any:
     """The object that "module:name" names. Raises SpecError that says what was tried; `key` is where it was named."""
     module_name, _, attribute = name.partition(":")
-    if str(folder) not in sys.path:
-        sys.path.insert(0, str(folder))
-    importlib.invalidate_caches()
+    if module_name.split(".")[0] != "genopt":  # our own must not find a torch.py that lies beside the study file
+        _look_into(folder, module_name.split(".")[0])
     try:
         module = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
@@ -34,3 +34,15 @@ def load_object(name: str, folder: Path, *, key: str) -> Any:
     except AttributeError:
         known = [n for n in vars(module) if not n.startswith("_")]
         raise SpecError(f"{key}: {module_name} has no {attribute!r}.{hint(attribute, known)}") from None
+
+
+def _look_into(folder: Path, package: str) -> None:
+    """Put the folder first on the import path, and forget a module of that name from another study's folder."""
+    sys.path[:] = [str(folder), *(entry for entry in sys.path if entry != str(folder))]
+    importlib.invalidate_caches()
+    here = importlib.machinery.PathFinder.find_spec(package, [str(folder)])
+    loaded = getattr(sys.modules.get(package), "__file__", None)
+    if here is None or here.origin is None or loaded is None or Path(here.origin) == Path(loaded):
+        return
+    for name in [name for name in sys.modules if name == package or name.startswith(package + ".")]:
+        del sys.modules[name]

@@ -62,6 +62,20 @@ def test_the_folder_is_put_on_the_path_once(tmp_path: Path) -> None:
     assert sys.path.count(str(tmp_path)) == 1
 
 
+def test_two_studies_may_have_a_module_of_the_same_name(tmp_path: Path) -> None:
+    """One after the other in one process, each with its own folder."""
+    for folder in ("one", "two", "one"):
+        write(tmp_path, f"{folder}/scorer.py", f"def score(example, text): return {folder!r}")
+        assert load("scorer:score", tmp_path / folder)(None, "") == folder
+
+
+def test_our_own_modules_do_not_see_the_study_folder(tmp_path: Path) -> None:
+    """A regex.py beside the study file is none of ours."""
+    write(tmp_path, "regex.py", "raise SystemExit('imported by accident')")
+    load("genopt.scorers.text:ExactMatch", tmp_path)
+    assert str(tmp_path) not in sys.path
+
+
 @pytest.mark.parametrize(
     ("name", "says"),
     [

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import inspect
 import json
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,7 @@ KINDS = {
     "embedding": "genopt.scorers.embedding:Embedding",
 }
 FUNCTION = "genopt.scorers.function:Function"
+_ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
 
 
 def make_scorer(name: str, spec: ScorerSpec, folder: Path) -> Scorer:
@@ -69,7 +71,8 @@ def scorer_key(spec: ScorerSpec, scorer: Scorer, folder: Path, *, repeats: int) 
     if isinstance(spec, (Function, Plugin)):
         function = spec.function if isinstance(spec, Function) else spec.kind
         loaded = load_object(function, folder, key=f"scorers.{scorer.name}") if isinstance(function, str) else function
-        described["function"] = f"{getattr(loaded, '__module__', '')}:{getattr(loaded, '__qualname__', repr(loaded))}"
+        named = getattr(loaded, "__qualname__", None) or _ADDRESS.sub("", repr(loaded))  # a partial, an instance
+        described["function"] = f"{getattr(loaded, '__module__', '')}:{named}"
         described["source"] = _source(loaded)
     if "repeats" in scorer.needs:
         described["repeats"] = repeats
@@ -78,7 +81,10 @@ def scorer_key(spec: ScorerSpec, scorer: Scorer, folder: Path, *, repeats: int) 
 
 def _source(loaded: Any) -> str:
     """The source text of the user's scorer, so that an edited scorer is another scorer; "" where there is none."""
+    loaded = getattr(loaded, "func", loaded)  # what a functools.partial calls
+    if not inspect.isclass(loaded) and not inspect.isroutine(loaded):
+        loaded = type(loaded)
     try:
         return inspect.getsource(sys.modules[loaded.__module__] if inspect.isclass(loaded) else loaded)
-    except (OSError, TypeError):
+    except (OSError, TypeError, KeyError):
         return ""
