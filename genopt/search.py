@@ -16,7 +16,7 @@ from genopt.errors import BackendError
 from genopt.events import TrialDone
 from genopt.schedule import run_study
 from genopt.session import Known, Session
-from genopt.stats import expected_sd_of_difference, mean_se, minimum_detectable_effect
+from genopt.stats import UNBOUNDED, expected_sd_of_difference, mean_se, minimum_detectable_effect
 from genopt.study import Asked
 from genopt.trial import MAX_MISSING, Configuration, Evaluation, mean_of
 from genopt.types import Params
@@ -46,10 +46,9 @@ async def measure_baseline(session: Session) -> Evaluation:
     per_example = plan.spec.search.confirm_repeats
     sd = expected_sd_of_difference(values[~np.isnan(values)])
     effect = minimum_detectable_effect(sd, len(plan.holdout))
-    session.note(
-        f"with {len(plan.holdout)} held-out examples ({per_example} observation each) a true gain below about"
-        f" {effect:.3f} is likely to stay unshown"
-    )
+    size = f"below about {effect:.3f}" if 0 < sd < UNBOUNDED else "of a size that equal scores do not tell"
+    held_out = f"{len(plan.holdout)} held-out examples ({per_example} observation each)"
+    session.note(f"with {held_out} a true gain {size} is likely to stay unshown")
     return evaluation
 
 

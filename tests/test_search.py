@@ -232,6 +232,7 @@ def test_a_broken_engine_stops_the_study_with_its_last_error(tmp_path: Path) -> 
 def test_a_configuration_that_the_engine_cannot_answer_is_given_up(tmp_path: Path, in_flight: int) -> None:
     table = study(tmp_path, count=40, budget={"trials": 12}, baseline=OUTSIDE)
     table["backend"] = backend(refuses=["top_p", 0.9, 0.99])
+    table["space"] = {"top_p": {"low": 0.5, "high": 1.0}, "temperature": {"low": 0.1, "high": 1.5}}
     table["search"] = {"sampler": "random", "pruner": "none", "trials_in_flight": in_flight}
     ran = run(table, tmp_path)
     assert ran.decided().trials == 12

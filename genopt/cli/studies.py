@@ -29,6 +29,7 @@ def list_(storage: str, as_json: bool) -> None:
     genopt studies list sqlite:///support.db
     """
     from genopt.archive import as_url, locate
+    from genopt.report import safe
     from genopt.study import list_studies
 
     storage = as_url(storage)
@@ -40,7 +41,7 @@ def list_(storage: str, as_json: bool) -> None:
         return
     for study in found:
         verdict = study.verdict or ("no verdict yet" if study.ours else "not made by genopt")
-        click.echo(f"{study.name}\t{study.trials} trials\t{verdict}")
+        click.echo(safe(f"{study.name}\t{study.trials} trials\t{verdict}"))
 
 
 @studies.command()
