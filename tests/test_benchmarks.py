@@ -71,6 +71,7 @@ def test_figures_are_those_of_the_marks(overhead: ModuleType) -> None:
     assert list(overhead.peer_table(names))[3].split(" | ")[3] == "1"
 
 
+@pytest.mark.real
 def test_the_figure_is_drawn(overhead: ModuleType, tmp_path: Path) -> None:
     pytest.importorskip("matplotlib", reason="matplotlib is not installed")
     marks = [overhead.Mark(rows, rows / 500, rows / 1000, {}) for rows in (0, 1000, 2000, 5000)]

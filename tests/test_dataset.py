@@ -370,6 +370,7 @@ def test_duplicates_are_warned_of_once(tmp_path: Path) -> None:
 # --- the hub ---------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.real
 def test_hub_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     datasets = pytest.importorskip("datasets")
     asked: list[Any] = []
@@ -386,6 +387,7 @@ def test_hub_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert asked == [("owner/set", None, "train"), ("owner/set", "main", "test[:5]"), ("squad", None, "train")]
 
 
+@pytest.mark.real
 def test_hub_out_of_reach(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     datasets = pytest.importorskip("datasets")
 

@@ -167,7 +167,7 @@ def test_regex_gives_up_on_an_endless_search():
     scorer = scorers.Regex(name="s", pattern=r"(?:a|a)+c|z")
     started = time.perf_counter()
     assert scores(scorer, example(), "a" * 40 + "b") == [Score(None, "the search took more than 1 s")]
-    assert time.perf_counter() - started < 3
+    assert time.perf_counter() - started < 20  # without the limit: years
 
 
 @pytest.mark.parametrize(
