@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from genopt import racing
+from genopt.confirm import shown
 from genopt.errors import BackendError
 from genopt.events import TrialDone
 from genopt.schedule import run_study
@@ -65,7 +66,7 @@ async def _enter_baseline(session: Session, config: Configuration, evaluation: E
             session.study.enter,
             located,
             known.values,
-            config={"key": config.key, "params": _plain(config.params)},
+            config={"key": config.key, "params": shown(config.params)},
             outcome=_outcome(known, evaluation) | {"baseline": True},
             violations=known.violations,
         )
@@ -73,7 +74,7 @@ async def _enter_baseline(session: Session, config: Configuration, evaluation: E
     known = replace(known, number=number)
     session.known[config.key] = known
     session.seen.add(config.key)
-    stored = {"key": config.key, "params": _plain(config.params), **_finite(asdict(known))}
+    stored = {"key": config.key, "params": shown(config.params), **_finite(asdict(known))}
     await session.db(session.study.set_attribute, "baseline", stored)
     searched = {*plan.space.names(), *plan.space.switches(), *plan.spec.baseline}
     told = {name: value for name, value in config.params.items() if name in searched}
@@ -343,7 +344,3 @@ def _plain_number(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [_plain_number(each) for each in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def _plain(params: Params) -> dict[str, Any]:
-    return {name: list(value) if isinstance(value, tuple) else value for name, value in params.items()}

@@ -52,7 +52,7 @@ LONGER = {
     "backends/_hf_batch": 330,
     "backends/_hf_loading": 330,
     "scorers/text": 350,
-    "search": 330,
+    "search": 350,
     "study/study": 345,
     "testing": 400,
 }
