@@ -7,6 +7,7 @@ import unicodedata
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from genopt.objectives import pareto_front
 from genopt.stats import UNBOUNDED
 from genopt.types import Domain, Params
 
@@ -65,7 +66,7 @@ def verdict_text(verdict: Mapping[str, Any]) -> str:
         confidence = f"{100 * (1 - verdict['level']):.4g} %"
         lines += [
             "",
-            f"  {verdict['objective']}",
+            f"  {_claimed(verdict['objective'])}",
             f"  on {verdict['holdout_examples']} examples the search never saw, fresh seeds"
             + (f" (look {verdict['look']} at them)" if verdict["look"] > 1 else ""),
             f"    baseline    {verdict['baseline_score']:.4f}",
@@ -92,6 +93,12 @@ def verdict_text(verdict: Mapping[str, Any]) -> str:
         f" {verdict['confirm_generations']:,} to confirm, {verdict['tokens']:,} tokens.",
     ]
     return safe("\n".join(lines))
+
+
+def _claimed(objectives: str) -> str:
+    """What the verdict's numbers are about: of several objectives without weights, the first."""
+    first, _, others = objectives.partition(", ")
+    return f"{first}   (searched together with: {others})" if others else first
 
 
 def _sentence(verdict: Mapping[str, Any]) -> str:
@@ -154,8 +161,25 @@ def trials_text(archive: Archive) -> str:
     return safe("\n".join([*lines, "* baseline"]))
 
 
+def front_text(archive: Archive) -> str:
+    """The trials of a study with several objectives that no other trial beats in all; "" with one objective."""
+    trials = [t for t in archive.trials if t.values and len(t.values) > 1 and t.outcome.get("duplicate_of") is None]
+    trials = [trial for trial in trials if trial.outcome.get("eligible", True)]
+    if not trials:
+        return ""
+    wanted = [part.partition(" ") for part in str(archive.description["objectives"]).split(", ")]
+    best = pareto_front([trial.values or () for trial in trials], [direction for direction, _, _ in wanted])
+    rows = sorted((trials[index] for index in best), key=lambda trial: trial.values or (), reverse=True)
+    lines = ["Front: no other trial is better in one of these without being worse in another", ""]
+    lines.append("trial  " + "".join(f"{name:>18}" for _, _, name in wanted) + "  parameters")
+    for trial in rows:
+        values = "".join(f"{value:>18.4f}" for value in trial.values or ())
+        lines.append(f"{trial.number:>5}  {values}  {brief(trial.config.get('params', {}))}")
+    return "\n".join(lines)
+
+
 def report_text(archive: Archive) -> str:
-    """Verdict, cost, and the leading trials."""
+    """Verdict, cost, the front of a study with several objectives, and the leading trials."""
     lines = [f"Study {archive.name}", ""]
     lines.append(verdict_text(archive.verdict) if archive.verdict else best_text(archive))
     spent = archive.spent
@@ -167,8 +191,10 @@ def report_text(archive: Archive) -> str:
         + (f", {failed} failed or interrupted" if failed else "")
         + f"; {spent.generations:,} generations, {spent.tokens:,} tokens so far.",
         "",
-        *trials_text(archive).splitlines()[:16],
     ]
+    if front := front_text(archive):
+        lines += [front, ""]
+    lines += trials_text(archive).splitlines()[:16]
     return safe("\n".join(lines))
 
 

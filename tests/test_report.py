@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -228,6 +229,19 @@ def test_the_report_counts_what_was_stopped_and_what_failed() -> None:
         "Search: tpe (the space has a switch); 3 trials, 1 stopped early, 1 failed or interrupted; "
         "1,060 generations, 12,345 tokens so far."
     ) in text
+
+
+def test_the_report_of_several_objectives_shows_the_front_and_says_what_is_claimed() -> None:
+    values = [(0.5, 20.0), (0.6, 30.0), (0.4, 25.0), (0.3, 5.0), (0.9, 1.0)]
+    trials = [replace(trial(number, each[0]), values=each) for number, each in enumerate(values)]
+    trials[4] = replace(trials[4], outcome={**trials[4].outcome, "eligible": False})
+    goal = "maximize right, minimize words"
+    text = report_text(archive(trials, description={"objectives": goal}, verdict=verdict(objective=goal)))
+    assert "  maximize right   (searched together with: minimize words)\n" in text
+    front = text[text.index("Front: ") : text.index("trial  state")].splitlines()
+    assert front[2].split() == ["trial", "right", "words", "parameters"]
+    assert [line.split()[0] for line in front[3:] if line] == ["1", "0", "3"]
+    assert "Front" not in report_text(archive([trial(0, 0.5), trial(1, 0.3)], verdict=verdict()))
 
 
 def test_inspect_is_plain_json_and_names_the_verdict() -> None:
