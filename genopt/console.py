@@ -31,7 +31,7 @@ class Console:
         self._rich = Rich(file=stream, highlight=False, soft_wrap=True)
         self._quiet = quiet
         self._live: Live | None = None
-        self._last = 0.0
+        self._last = -PLAIN_EVERY
 
     def __enter__(self) -> Console:
         if self._rich.is_terminal and not self._quiet:
@@ -56,6 +56,7 @@ class Console:
                 ("warning: " if event.level == "warning" else "") + event.text, "yellow" * (event.level != "info")
             )
         elif isinstance(event, StageStarted) and event.stage in STAGES:
+            self._last = time.monotonic()  # its first generation is no progress worth a line
             planned = f" (at most {event.planned:,} generations)" if event.planned else ""
             self._line(f"{STAGES[event.stage]}: {event.detail}{planned}", "bold")
         elif isinstance(event, TrialDone):

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import inspect
 import math
+import traceback
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 from genopt.errors import ScorerError, SpecError
@@ -59,7 +61,7 @@ class Function:
         except Exception as error:
             raise ScorerError(
                 f"scorer {self.name!r} failed on example {example.id!r}: {type(error).__name__}: {error}",
-                hint=f"the error was raised in {_named(self._function)}",
+                hint=f"the error was raised in {_named(self._function)}{_place(error)}",
             ) from error
 
     def _score(self, example: Example, result: Any) -> Score:
@@ -96,3 +98,9 @@ class Function:
 
 def _named(function: Callable[..., Any]) -> str:
     return str(getattr(function, "__qualname__", None) or repr(function))
+
+
+def _place(error: Exception) -> str:
+    """Where the innermost call failed, as file and line."""
+    frames = traceback.extract_tb(error.__traceback__)[1:]  # the first is the call of the function
+    return f" ({Path(frames[-1].filename).name}, line {frames[-1].lineno})" if frames else ""
