@@ -42,6 +42,12 @@ async def fork_from(session: Session, source: str) -> None:
     before = await session.db(session.store.example_digests, old.id)
     same = [name for name, (digest, _) in plan.digests().items() if before.get(name) == digest]
     described = await session.db(old.attribute, "study") or {}
+    if any(described.get(key) != plan.description()[key] for key in ("seed", "dataset.holdout")):
+        session.note(
+            f"rows held out now may have been tuned on in {source}, whose configurations are asked again: the verdict"
+            " is not clean of them",
+            warning=True,
+        )
     copied = 0
     if described.get("seed") == plan.spec.seed:
         copied = await session.db(session.store.copy, old.id, study.id, same)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
+from itertools import islice
 from typing import Any
 
 from genopt import dataset as data
@@ -60,6 +61,13 @@ async def prepare(spec: StudySpec) -> Plan:
             spec, dataset, tune, holdout, prompt, backend, info, space, goal, scorers, keys, sampler, today,
             warnings=[*dataset.warnings, *info.notes],
         )  # fmt: skip
+        if sampler.name == "grid" and plan.trials is not None:
+            points = sum(1 for _ in islice(space.grid(spec.search.grid_points), plan.trials + 1))
+            if points > plan.trials:
+                plan.warnings.append(
+                    f"the grid has more points than the budget's {plan.trials} trials, so only a corner of it is"
+                    " visited: raise budget.trials, lower search.grid_points, or take another sampler"
+                )
         _render_everything(plan)
         _affordable(plan)
         for scorer in scorers.values():

@@ -141,10 +141,11 @@ async def _run(plan: Plan, on_event: Listener, source: str | None) -> Result:
 async def check_unchanged(session: Session) -> None:
     """Record what the study is, or raise StudyError naming what changed since it was begun."""
     now = session.plan.description()
+    sampler = [session.plan.sampler.name, session.plan.sampler.why]  # may change, and is then recorded anew
     before = await session.db(session.study.attribute, "study")
     if before is None:
         await session.db(session.store.remember_examples, session.study.id, session.plan.digests())
-        await session.db(session.study.set_attribute, "sampler", [session.plan.sampler.name, session.plan.sampler.why])
+        await session.db(session.study.set_attribute, "sampler", sampler)
         await session.db(session.study.set_attribute, "study", now)
         return
     changed = changes(before, now)
@@ -154,6 +155,8 @@ async def check_unchanged(session: Session) -> None:
             + ", ".join(changed),
             hint="undo the change, or go on in a new study that reuses what still holds: --fork NEW_NAME",
         )
+    if await session.db(session.study.attribute, "sampler") != sampler:
+        await session.db(session.study.set_attribute, "sampler", sampler)
 
 
 def changes(before: Any, now: Any, key: str = "") -> list[str]:

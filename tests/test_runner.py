@@ -19,6 +19,7 @@ from genopt.archive import load
 from genopt.errors import BackendError, StudyError
 from genopt.events import Decided, Event, Note, Progress, StageStarted, TrialDone
 from genopt.plan import Plan
+from genopt.prepare import prepare
 from genopt.runner import changes
 from genopt.session import LEASE
 from genopt.spec import StudySpec
@@ -64,7 +65,8 @@ def test_a_raised_budget_searches_on_and_looks_again_at_a_lower_level(tmp_path: 
 def test_a_trial_of_a_worker_whose_lease_ran_out_is_asked_again(tmp_path: Path, age: float, freed: bool) -> None:
     table = study(tmp_path, count=30, baseline={"decoding": "sampling", "temperature": 1.4, "top_p": 1.0})
     run(table | {"budget": {"trials": 3}}, tmp_path).decided()
-    plant(tmp_path, beaten=time.time() - age)
+    plan = asyncio.run(prepare(make_study(table, folder=tmp_path)))
+    plant(tmp_path, plan, beaten=time.time() - age)
     ran = run(table | {"budget": {"trials": 6}}, tmp_path)
     assert ran.decided().trials == 6
     orphan = next(trial for trial in ran.trials if trial.worker == "faraway")
@@ -80,17 +82,19 @@ def test_a_trial_of_a_worker_whose_lease_ran_out_is_asked_again(tmp_path: Path, 
         assert same == []
 
 
-def plant(folder: Path, *, beaten: float) -> None:
+def plant(folder: Path, plan: Plan, *, beaten: float) -> None:
     """A worker of another host with a trial that it does not finish."""
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     planted = optuna.load_study(study_name="toy", storage=f"sqlite:///{folder / 'toy.db'}")
     done = next(trial for trial in planted.trials if any(name.endswith("temperature") for name in trial.params))
     path = next(name for name in done.params if name.endswith("temperature"))
+    params = {**done.user_attrs["config"]["params"], "temperature": 0.123}
+    config = {"key": plan.configure(params).key, "params": params, "worker": "faraway"}
     template = optuna.trial.create_trial(
         state=optuna.trial.TrialState.RUNNING,
         params=done.params | {path: 0.123},
         distributions=done.distributions,
-        user_attrs={"proposal": 77, "worker": "faraway"},
+        user_attrs={"proposal": 77, "worker": "faraway", "config": config},
     )
     planted.add_trial(template)
     with closing(sqlite3.connect(folder / "toy.db", timeout=60)) as connection, connection:

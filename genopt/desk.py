@@ -1,0 +1,122 @@
+"""Owns which trial comes next: budgets, repeats of known configurations, what the engine failed. Measures nothing."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from dataclasses import dataclass
+
+from genopt.errors import BackendError
+from genopt.outcomes import tell_duplicate
+from genopt.session import Session
+from genopt.study import Asked
+from genopt.trial import Configuration
+
+MAX_FAILURES = 3  # times that a working engine fails one configuration before it is given up
+MAX_DUPLICATES = 40  # repeats in a row after which the space counts as exhausted
+
+
+@dataclass
+class Job:
+    """A trial in flight."""
+
+    asked: Asked
+    config: Configuration
+
+
+class Desk:
+    """Hands out trials while the budgets last, and answers repeats of known configurations from the records."""
+
+    def __init__(self, session: Session) -> None:
+        self.session = session
+        self.in_flight: dict[str, Job] = {}
+        self.reason = ""
+        self.aside: list[tuple[Job, BackendError]] = []
+        self._failures: Counter[str] = Counter()
+        self._twins: dict[str, list[Asked]] = {}
+        self._lock = asyncio.Lock()
+        self._change = asyncio.Event()
+        self._duplicates = 0
+
+    async def ask(self) -> Job | None:
+        """The next configuration that is not known yet, or None when the search is over."""
+        session = self.session
+        async with self._lock:
+            while True:
+                while (reason := self._spent(len(self.in_flight))) and self.in_flight and not self._spent(0):
+                    self._change.clear()  # room may appear when a running trial is stopped early
+                    await self._change.wait()
+                if reason:
+                    self.reason = self.reason or reason
+                    return None
+                await session.learn()
+                trials = session.plan.trials
+                fresh = trials is None or len(session.seen) < trials
+                asked = await session.db(
+                    session.study.ask, lambda params: session.plan.configure(params).key, fresh=fresh
+                )
+                if asked is None and self.aside:
+                    await self.ask_again()
+                    continue
+                if asked is None:
+                    self.reason = "the grid is done" if fresh else f"the budget of {trials} trials is spent"
+                    return None
+                config = session.plan.configure(asked.params)
+                if config.key in self.in_flight:
+                    self._twins.setdefault(config.key, []).append(asked)
+                elif (known := session.known.get(config.key)) is not None:
+                    await tell_duplicate(session, asked, known)
+                else:
+                    self._duplicates = 0
+                    session.seen.add(config.key)
+                    job = Job(asked, config)
+                    self.in_flight[config.key] = job
+                    return job
+                self._duplicates += 1
+                if self._duplicates >= MAX_DUPLICATES and session.plan.sampler.name != "grid":
+                    self.reason = f"{MAX_DUPLICATES} proposals in a row were known already: the space looks exhausted"
+                    return None
+
+    async def ask_again(self) -> None:
+        """Queue the trials that the engine failed again, but give a configuration up that it failed too often: one that
+        no engine can answer must not bar the verdict. To be called when the engine works, or when nothing else is left.
+        """
+        aside, self.aside = self.aside, []
+        for job, error in aside:
+            key, number = job.config.key, job.asked.number
+            self._failures[key] += 1
+            if self._failures[key] < MAX_FAILURES:
+                await self.session.db(self.session.study.release, number, f"failed: {error}")
+                self.session.seen.discard(key)
+            else:
+                why = f"given up after {MAX_FAILURES} failures: {error}"
+                await self.session.db(self.session.study.tell, job.asked, None, outcome={"why": why})
+                self.session.note(f"trial {number} {why}", warning=True)
+
+    async def finished(self, job: Job) -> None:
+        """Take a trial off the desk and answer those that asked for the same configuration meanwhile."""
+        self.in_flight.pop(job.config.key, None)
+        known = self.session.known.get(job.config.key)
+        for twin in self._twins.pop(job.config.key, []):
+            if known is None:
+                await self.session.db(self.session.study.release, twin.number, "its twin failed; asked again")
+            else:
+                await tell_duplicate(self.session, twin, known)
+        self._change.set()
+
+    def _spent(self, running: int) -> str:
+        """Why no further trial may start beside `running` others, or "". What was begun before the study was stopped
+        counts as one of the budget's trials already, so that the number of trials forbids only new ones (see `ask`)."""
+        session, plan = self.session, self.session.plan
+        budget, meter = plan.spec.budget, session.meter
+        ahead = (running + 1) * len(plan.tune) * plan.spec.search.repeats + plan.bill().reserve
+        if budget.generations is not None and meter.generations + ahead > budget.generations:
+            return f"the budget of {budget.generations:,} generations is spent, but for the verdict"
+        each = meter.tokens / meter.generations if meter.generations else 0.0
+        if budget.tokens is not None and meter.tokens + ahead * each > budget.tokens:
+            return f"the budget of {budget.tokens:,} tokens is spent, but for the verdict"
+        if budget.hours is not None:
+            seconds = session.elapsed() / meter.generations if meter.generations else 0.0
+            if session.elapsed() + ahead * seconds > budget.hours * 3600:
+                return f"the budget of {budget.hours:g} hours is spent, but for the verdict"
+        return ""

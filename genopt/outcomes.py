@@ -1,0 +1,98 @@
+"""Owns what a finished trial was worth, and telling it: to the records, to the sampler, to whoever listens."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from genopt.events import TrialDone
+from genopt.session import Known, Session
+from genopt.stats import mean_se
+from genopt.study import Asked
+from genopt.trial import MAX_MISSING, Evaluation
+from genopt.types import Params
+
+
+def known_of(session: Session, number: int | None, evaluation: Evaluation, told: float | None) -> Known:
+    """What an evaluation is worth; `told` is the adjusted mean of a trial that was stopped early."""
+    goal = session.plan.goal
+    values = evaluation.utility()
+    n = int(np.count_nonzero(~np.isnan(values)))
+    mean, se = mean_se(values)
+    means = evaluation.means()
+    violations = goal.violations(means)
+    eligible = (
+        all(violation <= 0 for violation in violations.values()) and evaluation.missing() <= MAX_MISSING and n > 0
+    )
+    worth = mean if told is None else told
+    return Known(number, goal.values(worth, means), mean, se, n, told is not None, eligible, violations)
+
+
+async def tell(session: Session, asked: Asked, key: str, evaluation: Evaluation, *, told: float | None) -> None:
+    """Finish a trial: remember it, tell the sampler, tell the listeners."""
+    known = known_of(session, asked.number, evaluation, told)
+    before = session.best()
+    outcome = outcome_of(known, evaluation)
+    values = known.values if all(math.isfinite(value) for value in known.values) else None
+    await session.db(session.study.tell, asked, values, outcome=outcome, violations=known.violations)
+    session.known[key] = known
+    after = session.best()
+    leads = after is not None and after[0] == key and (before is None or before[0] != after[0])
+    kind = "stopped early" if known.stopped_early else "complete"
+    announce(session, asked.number, asked.params, known, kind, best=leads, why=outcome.get("why", ""))
+
+
+def outcome_of(known: Known, evaluation: Evaluation) -> dict[str, Any]:
+    """What is kept with a finished trial. JSON knows no NaN, so an unknown number is null."""
+    outcome: dict[str, Any] = {
+        "n": known.n,
+        "mean": known.mean,
+        "se": known.se,
+        "stopped_early": known.stopped_early,
+        "eligible": known.eligible,
+        "violations": dict(known.violations),
+        "metrics": {name: round(value, 6) for name, value in evaluation.means().items() if math.isfinite(value)},
+    }
+    missing = evaluation.missing()
+    if missing > MAX_MISSING:
+        outcome["why"] = f"{missing:.0%} of its observations could not be scored"
+    elif not known.eligible:
+        outcome["why"] = "misses " + ", ".join(name for name, violation in known.violations.items() if violation > 0)
+    return finite(outcome)
+
+
+async def tell_duplicate(session: Session, asked: Asked, known: Known) -> None:
+    outcome = {"duplicate_of": known.number, "n": known.n, "mean": known.mean, "se": known.se}
+    outcome |= {"stopped_early": known.stopped_early, "eligible": known.eligible}
+    await session.db(session.study.tell, asked, known.values, outcome=finite(outcome), violations=known.violations)
+    announce(session, asked.number, asked.params, known, "duplicate")
+
+
+def announce(
+    session: Session,
+    number: int | None,
+    params: Params,
+    known: Known | None,
+    outcome: Any,
+    *,
+    best: bool = False,
+    why: str = "",
+    baseline: bool = False,
+) -> None:
+    mean, se, n = (known.mean, known.se, known.n) if known else (math.nan, math.nan, 0)
+    session.emit(TrialDone(number, params, mean, se, n, len(session.plan.tune), outcome, best, why, baseline))
+
+
+def finite(outcome: dict[str, Any]) -> dict[str, Any]:
+    """JSON knows no NaN and no infinity."""
+    return {k: _plain_number(v) for k, v in outcome.items()}
+
+
+def _plain_number(value: Any) -> Any:
+    if isinstance(value, dict):
+        return finite(value)
+    if isinstance(value, (list, tuple)):
+        return [_plain_number(each) for each in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
