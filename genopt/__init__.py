@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from genopt.archive import Archive, load
     from genopt.confirm import Verdict
+    from genopt.console import Console
     from genopt.errors import BackendError, GenoptError, MissingExtra, ScorerError, SpecError, StudyError
     from genopt.evaluation import evaluate
     from genopt.runner import Result, optimize, optimize_async
@@ -27,6 +28,7 @@ __all__ = [
     "Backend",
     "BackendError",
     "BackendInfo",
+    "Console",
     "Domain",
     "Example",
     "Generation",
@@ -53,6 +55,7 @@ __all__ = [
 _WHERE = {
     "genopt.archive": ("Archive", "load"),
     "genopt.confirm": ("Verdict",),
+    "genopt.console": ("Console",),
     "genopt.errors": ("BackendError", "GenoptError", "MissingExtra", "ScorerError", "SpecError", "StudyError"),
     "genopt.evaluation": ("evaluate",),
     "genopt.runner": ("Result", "optimize", "optimize_async"),

@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from genopt.objectives import Goal
 from genopt.schedule import gather
 from genopt.session import Session
 from genopt.stats import UNBOUNDED, PairedResult, examples_needed, look_level, mean_se, paired, shrink
@@ -211,21 +212,11 @@ def _verdict(
             winner_score=None,
             baseline_score=None,
             holdout_examples=0,
-            note=note,
+            note="; ".join(filter(None, [note, _misses("the baseline", session.evaluations[baseline.key], plan.goal)])),
             **common,
         )
     result, before, after = held_out
-    kind: Literal["improved", "not shown", "worse"] = "not shown"
-    if result.p_value < level and result.difference != 0:
-        kind = "improved" if result.difference > 0 else "worse"
-    violated = [name for name, v in plan.goal.violations(after.means()).items() if v > 0]
-    if violated and kind == "improved":
-        kind, note = "not shown", f"the winner misses {', '.join(violated)} on the holdout"
-    elif after.missing() > MAX_MISSING and kind == "improved":
-        kind, note = "not shown", f"{after.missing():.0%} of the winner's observations there could not be scored"
-    elif kind == "not shown" and result.difference > 0 and result.se < UNBOUNDED:
-        needed = examples_needed(result.se * math.sqrt(result.n), result.difference)
-        note = f"if the true gain is {result.difference:.4f}, showing it takes about {needed:,} held-out examples"
+    kind, note = _conclusion(result, before, after, plan.goal, level)
     sign = plan.goal.sign
     number = session.known[winner.key].number
     return Verdict(
@@ -245,6 +236,34 @@ def _verdict(
         metrics=_metrics(before, after, {*plan.goal.metrics(), *plan.scorers, "completion_tokens"}),
         **common,
     )
+
+
+def _conclusion(
+    result: PairedResult, before: Evaluation, after: Evaluation, goal: Goal, level: float
+) -> tuple[Literal["improved", "not shown", "worse"], str]:
+    """What the holdout shows, and what has to be said with it."""
+    kind: Literal["improved", "not shown", "worse"] = "not shown"
+    if result.p_value < level and result.difference != 0:
+        kind = "improved" if result.difference > 0 else "worse"
+    notes = [_misses("the baseline", before, goal)]
+    missed = _misses("the winner", after, goal)
+    if kind == "improved" and (missed or after.missing() > MAX_MISSING):
+        kind = "not shown"
+        notes.append(missed or f"{after.missing():.0%} of the winner's observations there could not be scored")
+    elif kind == "not shown" and result.low > 0:
+        notes.append("too few examples differ: the p-value, which assumes nothing about the scores, decides")
+    elif kind == "not shown" and result.difference > 0 and result.se < UNBOUNDED:
+        needed = examples_needed(result.se * math.sqrt(result.n), result.difference)
+        notes.append(
+            f"if the true gain is {result.difference:.4f}, showing it takes about {needed:,} held-out examples"
+        )
+    return kind, "; ".join(filter(None, notes))
+
+
+def _misses(who: str, evaluation: Evaluation, goal: Goal) -> str:
+    """Which constraints a configuration misses, in words; "" when none."""
+    violated = [name for name, violation in goal.violations(evaluation.means()).items() if violation > 0]
+    return f"{who} misses {', '.join(violated)}" if violated else ""
 
 
 def _metrics(before: Evaluation, after: Evaluation, names: set[str]) -> dict[str, Any]:

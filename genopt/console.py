@@ -3,6 +3,7 @@ terminal, plain lines at a calmer pace."""
 
 from __future__ import annotations
 
+import sys
 import time
 from types import TracebackType
 from typing import TextIO
@@ -25,10 +26,10 @@ STAGES = {
 
 
 class Console:
-    """A listener that draws; use it as a context manager."""
+    """A listener that draws on `stream` (default: stderr); as a context manager it keeps one line live."""
 
-    def __init__(self, stream: TextIO, *, quiet: bool = False) -> None:
-        self._rich = Rich(file=stream, highlight=False, soft_wrap=True)
+    def __init__(self, stream: TextIO | None = None, *, quiet: bool = False) -> None:
+        self._rich = Rich(file=stream or sys.stderr, highlight=False, soft_wrap=True)
         self._quiet = quiet
         self._live: Live | None = None
         self._last = -PLAIN_EVERY

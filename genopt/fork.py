@@ -64,7 +64,9 @@ async def fork_from(session: Session, source: str) -> None:
     if {example.id for example in plan.holdout} & before.keys():  # a holdout that was looked at stays looked at
         await session.db(study.set_attribute, "looks", await session.db(old.attribute, "looks") or [])
     await session.db(study.set_attribute, "forked_from", source)
-    session.note(f"forked from {source}: {copied} generations taken over, {len(queued) - 1} configurations asked again")
+    session.note(
+        f"forked from {source}: {copied:,} generations taken over, {len(queued) - 1} configurations asked again"
+    )
 
 
 def locate(plan: Plan, params: Params) -> tuple[str, Mapping[str, ParamValue]] | None:

@@ -144,4 +144,4 @@ def test_a_winner_that_misses_a_constraint_on_the_holdout_is_not_claimed(tmp_pat
     verdict = run(table | {"constraints": [{"metric": "turns", "at_least": 0.5}]}, folder).decided()
     assert verdict.params == first.decided().params
     assert verdict.verdict == "not shown"
-    assert verdict.note == "the winner misses turns >= 0.5 on the holdout"
+    assert "the winner misses turns >= 0.5" in verdict.note

@@ -1,16 +1,8 @@
 """The only folder that imports Optuna: a study that is asked for configurations and told what they were worth."""
 
+from genopt.study.catalogue import StudySummary, copy_trials, list_studies, remove_study
 from genopt.study.samplers import SamplerChoice, choose_sampler
-from genopt.study.study import (
-    Asked,
-    Study,
-    StudySummary,
-    TrialRecord,
-    copy_trials,
-    list_studies,
-    open_study,
-    remove_study,
-)
+from genopt.study.study import Asked, Study, TrialRecord, open_study
 
 __all__ = [
     "Asked",

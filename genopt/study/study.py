@@ -62,16 +62,6 @@ class TrialRecord:
     values: tuple[float, ...] | None
 
 
-@dataclass(frozen=True, slots=True)
-class StudySummary:
-    """One line about a study in a storage."""
-
-    name: str
-    trials: int
-    verdict: str | None
-    ours: bool
-
-
 class Study:
     """One study, opened; see `open_study`."""
 
@@ -280,37 +270,6 @@ def open_study(
                 f"storage: the study {name!r} in {masked(url)} was not made by genopt", hint="choose another name"
             )
     return Study(study, space, seed=seed, sampler=sampler, worker=worker)
-
-
-def list_studies(url: str) -> list[StudySummary]:
-    """Every study in a storage. Raises StudyError when it cannot be read."""
-    storage, _ = open_storage(url, create=False)
-    found = []
-    for study in optuna.get_all_study_summaries(storage):
-        verdict = study.user_attrs.get("genopt:verdict") or {}
-        found.append(
-            StudySummary(study.study_name, study.n_trials, verdict.get("verdict"), DESCRIPTION in study.user_attrs)
-        )
-    return found
-
-
-def copy_trials(url: str, source: str, target: str) -> int:
-    """Copy a study's trials and attributes to a new name; the id of the copy. Raises StudyError."""
-    storage, _ = open_storage(url, create=False)
-    try:
-        optuna.copy_study(from_study_name=source, from_storage=storage, to_storage=storage, to_study_name=target)
-    except optuna.exceptions.DuplicatedStudyError:
-        raise StudyError(f"storage: {masked(url)} has a study {target!r} already", hint="choose another name") from None
-    return int(storage.get_study_id_from_name(target))
-
-
-def remove_study(url: str, name: str) -> None:
-    """Delete a study from Optuna's tables. Raises StudyError when there is none."""
-    storage, _ = open_storage(url, create=False)
-    try:
-        optuna.delete_study(study_name=name, storage=storage)
-    except KeyError:
-        raise StudyError(f"storage: {masked(url)} has no study {name!r}") from None
 
 
 def _next_proposal(trials: Sequence[FrozenTrial]) -> int:
