@@ -17,9 +17,12 @@ ROOT = Path(__file__).parent.parent
 COMMAND = [sys.executable, "-m", "genopt", "optimize", "study.toml", "--quiet", "--json"]
 
 
-def write_study(folder: Path, *, rows: int = 60, trials: int = 8, delay: float = 0.03, search: str = "") -> None:
+def write_study(
+    folder: Path, *, rows: int = 60, trials: int = 8, delay: float = 0.03, late: float | None = None, search: str = ""
+) -> None:
     """A study file with its data; every request is logged to log.jsonl."""
     folder.mkdir(parents=True, exist_ok=True)
+    slow = f"delay = {delay}, late_delay = {delay if late is None else late}"
     lines = [json.dumps({"id": f"r{i}", "question": f"Is {i} right?", "answer": "yes"}) for i in range(rows)]
     (folder / "data.jsonl").write_text("\n".join(lines), encoding="utf-8")
     (folder / "study.toml").write_text(
@@ -35,7 +38,7 @@ user = "{{{{ question }}}}"
 [backend]
 kind = "tests.toy:ToyBackend"
 model = "toy"
-options = {{ delay = {delay}, log = "log.jsonl" }}
+options = {{ {slow}, log = "log.jsonl" }}
 [space]
 top_p = {{ low = 0.5, high = 1.0 }}
 [space.decoding.greedy]

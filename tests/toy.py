@@ -42,11 +42,11 @@ def truth(params: Params) -> float:
 
 
 class ToyBackend:
-    """Options: `log` (a file that gets one JSON line per request), `delay` (seconds), `fail_every` (every n-th request
-    fails, retryable), `broken` (every request fails for good), `broken_after` (every request after the n-th does),
-    `refuses` ([name, low, high]: requests with such a value of a parameter do), `kill_after` (the process dies at
-    its n-th), `flat` (the parameters change nothing), `meet` (a file: open waits until two processes have opened).
-    `requests` and `cancelled` count."""
+    """Options: `log` (a file that gets one JSON line per request), `delay` (seconds), `late_delay` (the same for
+    replicates and the verdict), `fail_every` (every n-th request fails, retryable), `broken` (every request fails for
+    good), `broken_after` (every request after the n-th does), `refuses` ([name, low, high]: requests with such a value
+    of a parameter do), `kill_after` (the process dies at its n-th), `flat` (the parameters change nothing), `meet` (a
+    file: open waits until two processes have opened). `requests` and `cancelled` count."""
 
     def __init__(self, *, model: str, options: Mapping[str, Any] | None = None) -> None:
         self.model, self.options = model, dict(options or {})
@@ -69,7 +69,8 @@ class ToyBackend:
             line |= {"phase": request.phase, "seed": request.seed, "time": time.time()}
             with Path(log).open("a", encoding="utf-8") as file:
                 file.write(json.dumps(line) + "\n")
-        if delay := self.options.get("delay"):
+        late = request.phase == "confirm" or request.sample > 0
+        if delay := self.options.get("late_delay" if late and "late_delay" in self.options else "delay"):
             try:
                 await asyncio.sleep(delay * (0.5 + uniform(request.seed, request.example_id)))
             except asyncio.CancelledError:
