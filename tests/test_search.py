@@ -215,7 +215,12 @@ def test_a_broken_engine_stops_the_study_with_its_last_error(tmp_path: Path) -> 
     assert str(ran.error) == "the engine is broken"
     assert ran.error.exit_code == 1
     failed = [event for event in ran.told() if event.outcome == "failed"]
-    assert 2 <= len(failed) <= 5 + 3, "three more may fail in the other lanes meanwhile"
+    last = max(i for i, event in enumerate(ran.told()) if event.outcome != "failed")  # answered before the engine broke
+    in_a_row = len(ran.told()) - 1 - last
+    assert len(failed) >= 2
+    assert in_a_row <= 5 + 3 + 3, (
+        "three more may fail in the other lanes meanwhile, and three that were told out of turn"
+    )
     assert not [trial for trial in ran.trials if trial.state == "running"]
     stored = set(generations(tmp_path))
     assert 24 <= len(stored) <= 60
