@@ -163,7 +163,7 @@ class Session:
             await self.db(self.study.close)
         if hasattr(self, "store"):
             await self.db(self.store.close)
-        self._thread.shutdown(wait=False)
+        await asyncio.to_thread(self._thread.shutdown)
 
     async def flush(self) -> None:
         """Return when everything observed so far is committed. Raises StudyError when it cannot be."""
