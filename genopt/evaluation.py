@@ -161,7 +161,7 @@ async def check_async(spec: StudySpec | str | Path) -> Checked:
         spec = read_study(spec)
     plan = await prepare(spec)
     try:
-        observer = _observer(plan)
+        observer = plan.observer(0, _Nowhere(), Meter())
         memory: Memory = {}
         answered: list[Mapping[str, Any]] = []
         for example in plan.tune[:2]:  # one after the other: the first warms the engine up, the second is timed
@@ -177,23 +177,6 @@ async def check_async(spec: StudySpec | str | Path) -> Checked:
         await asyncio.shield(plan.aclose())
 
 
-def _observer(plan: Plan) -> Observer:
-    return Observer(
-        study_id=0,
-        seed=plan.spec.seed,
-        repeats=plan.spec.search.repeats,
-        backend=plan.backend,
-        prompt=plan.prompt,
-        pool=plan.tune,
-        scorers=plan.scorers,
-        scorer_keys=plan.scorer_keys,
-        goal=plan.goal,
-        writer=_Nowhere(),
-        meter=Meter(),
-        slots=asyncio.Semaphore(plan.concurrency),
-    )
-
-
 async def _measure(
     plan: Plan,
     config: Configuration,
@@ -203,7 +186,7 @@ async def _measure(
     observer: Observer | None = None,
     memory: Memory | None = None,
 ) -> Measured:
-    observer = observer or _observer(plan)
+    observer = observer or plan.observer(0, _Nowhere(), Meter())
     memory = {} if memory is None else memory
     evaluation = Evaluation(config, examples)
     rows: dict[int, dict[str, Any]] = {}

@@ -3,9 +3,10 @@ and what must not change while it goes on."""
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,7 +17,7 @@ from genopt.prompt import Prompt
 from genopt.space import SearchSpace
 from genopt.spec import StudySpec
 from genopt.study.samplers import SamplerChoice
-from genopt.trial import Configuration
+from genopt.trial import Configuration, Meter, Observer, Sink
 from genopt.types import Backend, BackendInfo, Domain, Example, Params, ParamValue, Scorer
 
 DEFAULT_TRIALS = 60
@@ -113,6 +114,26 @@ class Plan:
     def _pool_digest(self) -> str:
         ids = [(example.id, data.example_digest(example)) for example in self.tune]
         return hashlib.sha256(json.dumps(ids).encode()).hexdigest()
+
+    def observer(
+        self, study_id: int, writer: Sink, meter: Meter, *, on_generation: Callable[[], None] = lambda: None
+    ) -> Observer:
+        """What makes observations with these parts, `concurrency` of them at once."""
+        return Observer(
+            study_id=study_id,
+            seed=self.spec.seed,
+            repeats=self.spec.search.repeats,
+            backend=self.backend,
+            prompt=self.prompt,
+            pool=self.tune,
+            scorers=self.scorers,
+            scorer_keys=self.scorer_keys,
+            goal=self.goal,
+            writer=writer,
+            meter=meter,
+            slots=asyncio.Semaphore(self.concurrency),
+            on_generation=on_generation,
+        )
 
     def digests(self) -> dict[str, tuple[str, str]]:
         """Example id -> (digest of its content, split)."""

@@ -101,21 +101,7 @@ class Session:
         plan, spec = self.plan, self.plan.spec
         await self.db(self.store.join, self.worker, self.study.id)
         self.writer = Writer(spec.url, self.worker.id)
-        self.observer = Observer(
-            study_id=self.study.id,
-            seed=spec.seed,
-            repeats=spec.search.repeats,
-            backend=plan.backend,
-            prompt=plan.prompt,
-            pool=plan.tune,
-            scorers=plan.scorers,
-            scorer_keys=plan.scorer_keys,
-            goal=plan.goal,
-            writer=self.writer,
-            meter=self.meter,
-            slots=asyncio.Semaphore(plan.concurrency),
-            on_generation=self._tick,
-        )
+        self.observer = plan.observer(self.study.id, self.writer, self.meter, on_generation=self._tick)
         await self.release_the_dead()
         await self.learn()
         await self.recall()
