@@ -17,6 +17,12 @@ from genopt.report import brief, duration, safe, score
 
 PLAIN_EVERY = 15.0  # seconds between progress lines where nothing is live
 
+ENGINE = {
+    "running": "{:.0f} running",
+    "waiting": "{:.0f} waiting",
+    "prefix_hits": "prefix hits {:.0%}",
+    "kv_cache": "KV cache {:.0%}",
+}
 STAGES = {
     "baseline": "Baseline",
     "search": "Search",
@@ -97,6 +103,7 @@ class Console:
             parts.insert(2, f"best {mean:.4f} [{low:.4f}, {high:.4f}]")
         if event.seconds_left is not None:
             parts.append(f"{duration(event.seconds_left)} left")
+        parts += [shape.format(event.engine[name]) for name, shape in ENGINE.items() if name in event.engine]
         line = " | ".join(parts)
         if self._live is not None:
             self._live.update(Text(line, style="cyan", overflow="ellipsis", no_wrap=True))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from genopt.types import Params
@@ -46,7 +46,7 @@ class TrialDone:
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """How far the study is; sent as generations arrive."""
+    """How far the study is; sent as generations arrive. `engine` is what the engine says of itself."""
 
     stage: Stage
     trials: int
@@ -58,6 +58,7 @@ class Progress:
     tokens_per_second: float
     fraction: float
     seconds_left: float | None
+    engine: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -40,7 +40,7 @@ async def fork_from(session: Session, source: str) -> None:
         )
     old = await session.db(open_study, plan.spec.url, source, SearchSpace({}), create=False)
     before = await session.db(session.store.example_digests, old.id)
-    same = [name for name, (digest, _) in plan.digests().items() if before.get(name) == digest]
+    same = [example.id for example, digest, _ in plan.digested() if before.get(example.id) == digest]
     described = await session.db(old.attribute, "study") or {}
     if any(described.get(key) != plan.description()[key] for key in ("seed", "dataset.holdout")):
         session.note(

@@ -12,7 +12,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-MEASURED = ("completion_tokens", "prompt_tokens", "seconds", "characters", "words")
+MEASURED = (
+    "completion_tokens",
+    "prompt_tokens",
+    "seconds",
+    "first_token_seconds",
+    "tokens_per_second",
+    "characters",
+    "words",
+)
+TIMED = ("seconds", "first_token_seconds", "tokens_per_second")  # mean nothing while trials share the engine
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +67,11 @@ class Goal:
 
     objectives: tuple[Objective, ...]
     constraints: tuple[Constraint, ...] = ()
+
+    @property
+    def timed(self) -> bool:
+        """True when a time is an objective or bounded."""
+        return any(name in TIMED for name in self.metrics())
 
     @property
     def weighted(self) -> bool:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -21,6 +22,15 @@ from genopt.trial import Configuration, Meter, Observer, Sink
 from genopt.types import Backend, BackendInfo, Domain, Example, Params, ParamValue, Scorer
 
 DEFAULT_TRIALS = 60
+
+
+def concurrency(spec: StudySpec, info: BackendInfo) -> int:
+    """How many requests are in flight at once: one where time is measured, since requests that share an engine wait for
+    each other."""
+    if spec.goal().timed:
+        return 1
+    wanted = spec.backend.concurrency
+    return info.concurrency if wanted == "auto" else wanted
 
 
 @dataclass(frozen=True)
@@ -58,6 +68,8 @@ class Plan:
     scorer_keys: Mapping[str, str]
     sampler: SamplerChoice
     today: Params
+    slots: asyncio.Semaphore
+    models: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
 
     @property
@@ -74,8 +86,19 @@ class Plan:
 
     @property
     def concurrency(self) -> int:
-        wanted = self.spec.backend.concurrency
-        return self.info.concurrency if wanted == "auto" else wanted
+        return concurrency(self.spec, self.info)
+
+    @property
+    def trials_in_flight(self) -> int:
+        """As asked for; else just enough to keep the engine full: one trial asks about no more than its examples at
+        once, and every further one is proposed knowing less."""
+        wanted = self.spec.search.trials_in_flight
+        if wanted != "auto":
+            return wanted
+        if self.concurrency == 1:
+            return 1
+        each = max(1, len(self.tune) * self.spec.search.repeats)
+        return min(64, max(min(4, self.concurrency), math.ceil(1.5 * self.concurrency / each)))
 
     @property
     def names(self) -> frozenset[str]:
@@ -107,6 +130,7 @@ class Plan:
         if count:
             texts.append(self._pool_digest())
         identity = {**self.info.identity, **({"shots": str(count)} if count else {})}
+        identity |= self.models.get(str(request.get("model")), {})
         key = canonical.config_key(identity, texts, {n: v for n, v in kept.items() if n in self.domains})
         shown = {name: value for name, value in resolved.items() if value is not None}
         return Configuration(shown, request, variables, count, key, canonical.deterministic(kept))
@@ -131,14 +155,14 @@ class Plan:
             goal=self.goal,
             writer=writer,
             meter=meter,
-            slots=asyncio.Semaphore(self.concurrency),
+            slots=self.slots,
             on_generation=on_generation,
         )
 
-    def digests(self) -> dict[str, tuple[str, str]]:
-        """Example id -> (digest of its content, split)."""
+    def digested(self) -> list[tuple[Example, str, str]]:
+        """Every example with the digest of its content and its split."""
         sides = (("tune", self.tune), ("holdout", self.holdout))
-        return {example.id: (data.example_digest(example), side) for side, part in sides for example in part}
+        return [(example, data.example_digest(example), side) for side, part in sides for example in part]
 
     def bill(self) -> Bill:
         """The cost at most. Without a limit on trials the search costs whatever the other budgets leave."""
@@ -159,6 +183,7 @@ class Plan:
             "dataset.holdout": spec.dataset.holdout,
             "prompt": [*self.prompt.texts({}), spec.prompt.shots],
             "backend": dict(sorted(self.info.identity.items())),
+            "models": {name: dict(sorted(identity.items())) for name, identity in sorted(self.models.items())},
             "space": self.space.describe(),
             "baseline": json.loads(json.dumps(self.baseline().params)),
             "scorers": {name: key for name, key in sorted(self.scorer_keys.items())},

@@ -4,7 +4,7 @@ before a single generation is made."""
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import islice
 from typing import Any
 
@@ -12,7 +12,7 @@ from genopt import dataset as data
 from genopt.backends import make_backend
 from genopt.checks import data_problems, names_are_known, shots_problems
 from genopt.errors import BackendError, GenoptError, MissingExtra, SpecError
-from genopt.plan import DEFAULT_TRIALS, Plan
+from genopt.plan import DEFAULT_TRIALS, Plan, concurrency
 from genopt.prompt import Prompt
 from genopt.scorers import make_scorer, scorer_key
 from genopt.space import Choice, Constant, Number, SearchSpace, Switch, default_space
@@ -20,11 +20,14 @@ from genopt.spec import StudySpec, TextFile
 from genopt.spec.dimensions import build_space, read_text
 from genopt.spec.read import consistency
 from genopt.study.samplers import choose_sampler
-from genopt.types import BackendInfo, Example, ParamValue, Scorer
+from genopt.types import Backend, BackendInfo, Example, ParamValue, Scorer
 
 
-async def prepare(spec: StudySpec) -> Plan:
-    """The plan of a study, with its engine open. Raises SpecError with every mistake, before anything is generated."""
+async def prepare(spec: StudySpec, *, tell: Callable[[str], None] = lambda text: None) -> Plan:
+    """The plan of a study, with its engine open. Raises SpecError with every mistake, before anything is generated.
+
+    `tell` takes a line for people while an engine loads or a server is waited for; it is called in the event loop.
+    """
     found: list[str] = list(consistency(spec))
     dataset = _attempt(found, lambda: _load(spec))
     space = _attempt(found, lambda: build_space(spec.space, spec.folder))
@@ -47,19 +50,29 @@ async def prepare(spec: StudySpec) -> Plan:
         raise SpecError([line if line.startswith(spec.source) else f"{spec.source}: {line}" for line in found])
 
     goal = spec.goal()
+    loop = asyncio.get_running_loop()
+    for part in (backend, *scorers.values()):
+        if hasattr(part, "tell"):
+            part.tell = lambda text: loop.call_soon_threadsafe(tell, text)
     try:
         info = await backend.open()
         space = space if space.dimensions else default_space(info.params)
         fields = _fields(dataset.examples)
         names_are_known(spec, prompt, space, info, fields)
         today = _today(spec, space, info, fields)
+        models = await _models(backend, space, today)
+        slots = asyncio.Semaphore(concurrency(spec, info))
+        for scorer in scorers.values():
+            attach = getattr(scorer, "attach", None)
+            if attach is not None:
+                await attach(backend, info, slots)
         sampler = choose_sampler(
             spec.search.sampler, space, trials=spec.budget.trials or DEFAULT_TRIALS, several=goal.several
         )
         keys = {n: scorer_key(spec.scorers[n], s, spec.folder, repeats=spec.search.repeats) for n, s in scorers.items()}
         plan = Plan(
             spec, dataset, tune, holdout, prompt, backend, info, space, goal, scorers, keys, sampler, today,
-            warnings=[*dataset.warnings, *info.notes],
+            slots, models, warnings=[*dataset.warnings, *info.notes],
         )  # fmt: skip
         if sampler.name == "grid" and plan.trials is not None:
             points = sum(1 for _ in islice(space.grid(spec.search.grid_points), plan.trials + 1))
@@ -169,6 +182,23 @@ def _today(spec: StudySpec, space: SearchSpace, info: BackendInfo, fields: froze
         plain = tuple(value) if isinstance(value, list) else value
         today[name] = info.params[name].coerce(plain) if name in info.params else plain
     return today
+
+
+async def _models(
+    backend: Backend, space: SearchSpace, today: Mapping[str, ParamValue]
+) -> Mapping[str, Mapping[str, str]]:
+    """What identifies each model, where several are searched. Raises SpecError for one the engine does not have."""
+    names = {str(today["model"])} if today.get("model") is not None else set()
+    for _, name, dimension in space.walk():
+        if name == "model" and isinstance(dimension, Choice):
+            names |= {str(value) for value in dimension.values}
+        if name == "model" and isinstance(dimension, Constant):
+            names.add(str(dimension.value))
+    ask = getattr(backend, "models", None)
+    if "model" not in space.names() or ask is None:
+        return {}
+    found: Mapping[str, Mapping[str, str]] = await ask(sorted(names))
+    return found
 
 
 def _taken(path: str, baseline: Mapping[str, Any]) -> bool:

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 from genopt.confirm import Verdict, choose_winner, confirm
 from genopt.errors import StudyError
-from genopt.events import Decided, Listener, silence
+from genopt.events import Decided, Listener, Note, silence
 from genopt.fork import check_source, fork_from
 from genopt.plan import Plan
 from genopt.prepare import prepare
@@ -100,7 +100,7 @@ async def optimize_async(
     source = spec.name
     if fork is not None:
         spec = spec.model_copy(update={"name": fork, "storage": spec.url})  # the default storage goes by the name
-    plan = await prepare(spec)
+    plan = await prepare(spec, tell=lambda text: on_event(Note(text)))
     try:
         return await _run(plan, on_event, source if fork is not None else None)
     finally:
@@ -144,8 +144,9 @@ async def check_unchanged(session: Session) -> None:
     sampler = [session.plan.sampler.name, session.plan.sampler.why]  # may change, and is then recorded anew
     before = await session.db(session.study.attribute, "study")
     if before is None:
-        await session.db(session.store.remember_examples, session.study.id, session.plan.digests())
+        await session.db(session.store.remember_examples, session.study.id, session.plan.digested())
         await session.db(session.study.set_attribute, "sampler", sampler)
+        await session.db(session.study.set_attribute, "spec", session.plan.spec.portable())
         await session.db(session.study.set_attribute, "study", now)
         return
     changed = changes(before, now)

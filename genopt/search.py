@@ -90,7 +90,7 @@ async def search(session: Session) -> None:
         "search", f"{plan.sampler.name} ({plan.sampler.why}), {spec.search.pruner} pruner", plan.bill().search
     )
     desk = Desk(session)
-    window = max(1, math.ceil(2 * plan.concurrency / (spec.search.trials_in_flight * spec.search.repeats)))
+    window = max(1, math.ceil(2 * plan.concurrency / (plan.trials_in_flight * spec.search.repeats)))
 
     async def evaluate(job: Job) -> None:
         rungs = racing.rungs(len(plan.tune))
@@ -117,7 +117,7 @@ async def search(session: Session) -> None:
         announce(session, job.asked.number, job.asked.params, None, "failed", why=str(error))
 
     try:
-        await run_study(desk.ask, evaluate, fail, trials_in_flight=spec.search.trials_in_flight)
+        await run_study(desk.ask, evaluate, fail, trials_in_flight=plan.trials_in_flight)
     finally:
         # Not only those on the desk: a trial may have been begun just when the search was cancelled.
         await asyncio.shield(session.db(session.study.release_all, "stopped; asked again"))

@@ -258,7 +258,14 @@ class Session:
             tokens_per_second=tokens_per_second,
             fraction=fraction,
             seconds_left=left if left is None or math.isfinite(left) else None,
+            engine=self.engine_stats(),
         )
+
+    def engine_stats(self) -> Mapping[str, float]:
+        """What the engine is doing, where it tells."""
+        stats = getattr(self.plan.backend, "stats", None)
+        found: Mapping[str, float] = {} if stats is None else stats()
+        return found
 
 
 def known_from(trial: TrialRecord) -> Known:

@@ -15,6 +15,8 @@ from genopt.tables import (
     SCHEMA_VERSION,
     UNIQUE,
     Row,
+    example_of,
+    example_row,
     examples,
     generation_id,
     generation_of,
@@ -25,7 +27,7 @@ from genopt.tables import (
     trial_rows,
     workers,
 )
-from genopt.types import Phase, Score
+from genopt.types import Example, Phase, Score
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +85,12 @@ class Store:
                 f"storage: {masked(self.url)} cannot be written ({reason(error)})",
                 hint="check the path, its folder's permissions and the disk, or name another storage",
             ) from None
+        if found is not None and int(found) < SCHEMA_VERSION:
+            raise StudyError(
+                f"storage: {masked(self.url)} was written by an older genopt (schema {found}, this one has"
+                f" {SCHEMA_VERSION})",
+                hint="go on in a new storage: --set storage=...",
+            )
         if found is not None and int(found) > SCHEMA_VERSION:
             raise StudyError(
                 f"storage: {masked(self.url)} was written by a newer genopt (schema {found})", hint="upgrade genopt"
@@ -134,13 +142,16 @@ class Store:
         tokens = sum(int(tokens or 0) for _, tokens in counted.values())
         return Spent(counted.get("tune", (0, 0))[0], counted.get("confirm", (0, 0))[0], tokens)
 
-    def remember_examples(self, study_id: int, digests: Mapping[str, tuple[str, str]]) -> None:
-        """Keep the digest and the split of every example, so that a fork knows which rows still hold."""
-        rows = [
-            {"study_id": study_id, "example_id": name, "digest": digest, "split": split}
-            for name, (digest, split) in digests.items()
-        ]
-        self.write({"genopt_examples": rows})
+    def remember_examples(self, study_id: int, found: Iterable[tuple[Example, str, str]]) -> None:
+        """Keep every example with its digest and its split: a fork has to know which rows still hold, a report and a
+        new scorer what was asked."""
+        self.write({"genopt_examples": [example_row(study_id, *each) for each in found]})
+
+    def examples(self, study_id: int) -> list[tuple[Example, str]]:
+        """The study's examples, each with its split ("tune" or "holdout"), ordered by id."""
+        query = sa.select(examples).where(examples.c.study_id == study_id).order_by(examples.c.example_id)
+        with self._engine.connect() as connection:
+            return [(example_of(row), row.split) for row in connection.execute(query)]
 
     def example_digests(self, study_id: int) -> dict[str, str]:
         """Example id -> digest, as the study had them when it was begun."""

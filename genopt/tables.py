@@ -13,9 +13,9 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from genopt.types import Generation, Params, Phase, Score
+from genopt.types import Example, Generation, Params, Phase, Score
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 UNIQUE = ("config_key", "example_id", "sample", "phase")
 
 metadata = sa.MetaData()
@@ -37,6 +37,7 @@ generations = sa.Table(
     sa.Column("prompt_tokens", sa.Integer, nullable=False),
     sa.Column("completion_tokens", sa.Integer, nullable=False),
     sa.Column("seconds", sa.Float, nullable=False),
+    sa.Column("first_token_seconds", sa.Float),
     sa.Column("why", sa.Text, nullable=False, server_default=""),
     sa.UniqueConstraint("study_id", "config_key", "example_id", "sample", "phase"),
 )
@@ -72,6 +73,7 @@ examples = sa.Table(
     sa.Column("example_id", sa.String(255), primary_key=True),
     sa.Column("digest", sa.String(64), nullable=False),
     sa.Column("split", sa.String(16), nullable=False),
+    sa.Column("row", sa.Text, nullable=False),
 )
 meta = sa.Table(
     "genopt_meta",
@@ -116,6 +118,7 @@ def generation_row(
         "prompt_tokens": g.prompt_tokens,
         "completion_tokens": g.completion_tokens,
         "seconds": g.seconds,
+        "first_token_seconds": g.first_token_seconds,
         "why": _storable(g.why),
     }
 
@@ -139,7 +142,27 @@ def generation_of(row: Any) -> Generation:
         completion_tokens=row["completion_tokens"],
         seconds=row["seconds"],
         why=row["why"],
+        first_token_seconds=row["first_token_seconds"],
     )
+
+
+def example_row(study_id: int, example: Example, digest: str, split: str) -> dict[str, Any]:
+    """An example as a row of its table; `row` holds its fields, references and group as JSON, for reports and for
+    scoring again: values that JSON does not know are kept as texts."""
+    content = {"fields": dict(example.fields), "references": list(example.references), "group": example.group}
+    return {
+        "study_id": study_id,
+        "example_id": example.id,
+        "digest": digest,
+        "split": split,
+        "row": _storable(json.dumps(content, ensure_ascii=False, default=str)),
+    }
+
+
+def example_of(row: Any) -> Example:
+    """The example in a row of its table."""
+    content = json.loads(row.row)
+    return Example(row.example_id, content["fields"], tuple(content["references"]), content["group"])
 
 
 def _storable(text: str) -> str:

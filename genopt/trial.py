@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from genopt.errors import BackendError, ScorerError
-from genopt.objectives import Goal
+from genopt.objectives import TIMED, Goal
 from genopt.prompt import Prompt, choose_shots
 from genopt.schedule import gather
 from genopt.store import Spent
@@ -27,7 +27,7 @@ from genopt.tables import Row, generation_row, score_row
 from genopt.types import Backend, Example, Generation, Message, Params, Phase, Request, Score, Scorer
 
 LOWEST, HIGHEST = 0.0, 1.0  # the ends of every scorer's scale: a text that was never written gets the worse one
-OF_A_TEXT = ("completion_tokens", "seconds", "characters", "words")  # what is not known where none was written
+OF_A_TEXT = ("completion_tokens", *TIMED, "characters", "words")  # what is not known where none was written
 MAX_MISSING = 0.05  # fraction of observations without a utility beyond which a configuration cannot win
 
 
@@ -262,12 +262,24 @@ def measured(generations: Sequence[Generation]) -> dict[str, float]:
         "completion_tokens": sum(g.completion_tokens for g in generations) / n,
         "prompt_tokens": sum(g.prompt_tokens for g in generations) / n,
         "seconds": sum(g.seconds for g in generations) / n,
+        "first_token_seconds": sum(_unless_none(g.first_token_seconds) for g in generations) / n,
+        "tokens_per_second": sum(_speed(g) for g in generations) / n,
         "characters": sum(len(g.text) for g in generations) / n,
         "words": sum(len(g.text.split()) for g in generations) / n,
     }
     if any(g.finish == "error" for g in generations):
         found |= dict.fromkeys(OF_A_TEXT, math.nan)
     return found
+
+
+def _unless_none(value: float | None) -> float:
+    return math.nan if value is None else value
+
+
+def _speed(generation: Generation) -> float:
+    """Tokens per second while writing: the time to the first token left out where the engine tells it."""
+    seconds = generation.seconds - (generation.first_token_seconds or 0.0)
+    return generation.completion_tokens / seconds if seconds > 0 else math.nan
 
 
 def _mean_score(scores: Sequence[Score]) -> float:

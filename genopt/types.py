@@ -16,10 +16,11 @@ Need = Literal["references", "repeats"]
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """One turn of a conversation; `role` is system, user or assistant."""
+    """One turn of a conversation; `role` is system, user or assistant. `images` are paths of files."""
 
     role: str
     content: str
+    images: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +39,8 @@ class Request:
 
     `params` holds every generation parameter explicitly under genopt's names; a backend never fills one in from its
     own defaults. `seed` is in [0, 2**31). `sample` counts the generations of one example, from 0.
+    At most one of `schema` (a JSON Schema), `regex` and `choices` constrains the text, where `BackendInfo.structured`
+    has it; `top_logprobs` asks for so many alternatives of every token, at most `BackendInfo.top_logprobs`.
     """
 
     messages: tuple[Message, ...]
@@ -47,7 +50,18 @@ class Request:
     sample: int = 0
     phase: Phase = "tune"
     schema: Mapping[str, Any] | None = None
+    regex: str | None = None
+    choices: tuple[str, ...] = ()
     top_logprobs: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class TokenLogprob:
+    """One generated token, its natural log probability, and those of the likeliest tokens in its place, by text."""
+
+    token: str
+    logprob: float
+    top: Mapping[str, float]
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +70,9 @@ class Generation:
 
     `finish`: "stop" (end token or stop string), "length" (max_tokens), "degenerate" (endless repetition), "error" (the
     configuration or the prompt is to blame, e.g. the prompt is too long: `why` says so and the text is scored lowest).
-    `seconds` is wall-clock time and means little while requests share an engine.
+    `seconds` is the time the engine took (loading a model left out) and means little while requests share an engine;
+    `first_token_seconds` is how much of it passed before the first token, None where the engine does not tell.
+    `logprobs` holds one entry per generated token when the request asked for them.
     """
 
     text: str
@@ -64,8 +80,9 @@ class Generation:
     prompt_tokens: int
     completion_tokens: int
     seconds: float
-    logprobs: Sequence[Any] | None = None
+    logprobs: Sequence[TokenLogprob] | None = None
     why: str = ""
+    first_token_seconds: float | None = None
 
     @property
     def failed(self) -> bool:
@@ -159,6 +176,8 @@ class BackendInfo:
     parameters this engine, version and model honours per request; any other name is refused before a generation.
     `defaults` are the values the engine would use by itself today (generation_config.json, Modelfile): the baseline.
     `concurrency` is how many requests it is worth having in flight; `context` the model's window in tokens.
+    `structured` says which constraints of a Request it keeps to, `top_logprobs` how many alternatives it can tell,
+    `images` whether it sees them. `notes` are worth a warning: what this version ignores, how its defaults differ.
     """
 
     identity: Mapping[str, str]
@@ -168,11 +187,20 @@ class BackendInfo:
     context: int | None = None
     vocabulary: int | None = None
     notes: tuple[str, ...] = field(default=())
+    structured: frozenset[Literal["schema", "regex", "choices"]] = frozenset()
+    top_logprobs: int = 0
+    images: bool = False
 
 
 @runtime_checkable
 class Backend(Protocol):
-    """One engine. Constructed as `Backend(model=..., options={...})`; nothing is loaded before `open`."""
+    """One engine. Constructed as `Backend(model=..., options={...})`; nothing is loaded before `open`.
+
+    Three things are optional. `tell`, an attribute that is set before `open`: a callable that takes a line for people
+    (loading, waiting for a server). `stats()`: what the engine is doing right now, name -> number, for the progress
+    line. `async models(names)`: for an engine whose requests may name another `model`, what identifies each of these
+    (name -> {"digest": ...}); raises SpecError for those it does not have.
+    """
 
     async def open(self) -> BackendInfo:
         """Load or reach the engine. Raises BackendError, MissingExtra or SpecError (a wrong model or option)."""

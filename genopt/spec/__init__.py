@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -143,8 +144,8 @@ class SearchSpec(Table):
     """Who proposes; auto chooses by the space and the budget and records its choice."""
     pruner: Literal["paired", "median", "none"] = "paired"
     """How bad trials are stopped early."""
-    trials_in_flight: Annotated[int, Field(ge=1, le=256)] = 4
-    """Trials that share the engine at once."""
+    trials_in_flight: Annotated[int, Field(ge=1, le=256)] | Literal["auto"] = "auto"
+    """Trials that share the engine at once; auto = just enough to keep it full."""
     repeats: Annotated[int, Field(ge=1, le=64)] = 1
     """Samples of each example in one observation."""
     grid_points: Annotated[int, Field(ge=2)] = 4
@@ -228,6 +229,14 @@ class StudySpec(Table):
         if prefix.startswith("sqlite") and path and not path.startswith("/") and path != ":memory:":
             return f"{prefix}:///{(self.folder / path).resolve()}"
         return url
+
+    def portable(self) -> dict[str, Any]:
+        """The study as plain JSON without what is private or elsewhere: no storage URL, no rows, no callables."""
+        kept = self.model_dump(by_alias=True, exclude={"storage": True, "dataset": {"rows"}}, exclude_unset=True)
+        plain: dict[str, Any] = json.loads(
+            json.dumps(kept, default=lambda value: getattr(value, "__name__", str(value)))
+        )
+        return plain
 
     def goal(self) -> Goal:
         """The objectives and constraints; the only scorer is maximized when no objective is named."""

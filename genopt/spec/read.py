@@ -11,6 +11,7 @@ from typing import Any, get_args
 from pydantic import BaseModel, ValidationError
 
 from genopt.errors import SpecError
+from genopt.objectives import TIMED
 from genopt.spec import StudySpec
 from genopt.spec._base import Table
 from genopt.spec.dimensions import Choices, Range
@@ -136,11 +137,12 @@ def consistency(spec: StudySpec) -> Iterator[str]:
     for name in spec.scorers:
         if name in known[len(spec.scorers) :]:
             yield f"scorers.{name}: is the name of a measured quantity. Choose another name"
-    shared = spec.search.trials_in_flight > 1 or spec.backend.concurrency != 1
-    if shared and any(o.metric == "seconds" for o in goal.objectives):
+    shared = spec.search.trials_in_flight not in (1, "auto") or spec.backend.concurrency not in (1, "auto")
+    if shared and goal.timed:
+        timed = next(name for name in goal.metrics() if name in TIMED)
         yield (
-            "objectives: seconds is not a property of a configuration while trials share an engine. "
-            "Set search.trials_in_flight = 1 and backend.concurrency = 1"
+            f"objectives: {timed} is not a property of a configuration while requests share an engine."
+            " Drop search.trials_in_flight and backend.concurrency: both are 1 then"
         )
     if goal.several and spec.search.sampler == "gp" and spec.search.pruner == "median":
         yield "search.pruner: median works with one objective. Use paired or none"
