@@ -262,24 +262,19 @@ def measured(generations: Sequence[Generation]) -> dict[str, float]:
         "completion_tokens": sum(g.completion_tokens for g in generations) / n,
         "prompt_tokens": sum(g.prompt_tokens for g in generations) / n,
         "seconds": sum(g.seconds for g in generations) / n,
-        "first_token_seconds": sum(_unless_none(g.first_token_seconds) for g in generations) / n,
-        "tokens_per_second": sum(_speed(g) for g in generations) / n,
         "characters": sum(len(g.text) for g in generations) / n,
         "words": sum(len(g.text.split()) for g in generations) / n,
     }
+    waits = [g.first_token_seconds for g in generations if g.first_token_seconds is not None]
+    if len(waits) == n:
+        writing = sum(g.seconds for g in generations) - sum(waits)
+        found["first_token_seconds"] = sum(waits) / n
+        found["tokens_per_second"] = (
+            sum(g.completion_tokens for g in generations) / writing if writing > 0 else math.nan
+        )
     if any(g.finish == "error" for g in generations):
         found |= dict.fromkeys(OF_A_TEXT, math.nan)
     return found
-
-
-def _unless_none(value: float | None) -> float:
-    return math.nan if value is None else value
-
-
-def _speed(generation: Generation) -> float:
-    """Tokens per second while writing: the time to the first token left out where the engine tells it."""
-    seconds = generation.seconds - (generation.first_token_seconds or 0.0)
-    return generation.completion_tokens / seconds if seconds > 0 else math.nan
 
 
 def _mean_score(scores: Sequence[Score]) -> float:

@@ -248,14 +248,14 @@ CASES: dict[str, tuple[Change, tuple[str, ...]]] = {
     "broken pattern": (scorer("regex", pattern="("), ("scorers.right", "pattern", "Correct '('")),
     # objectives and budget
     "seconds in company": (
-        put("objectives", [{"minimize": "seconds"}]),
-        ("objectives: seconds", "Set search.trials_in_flight = 1"),
+        lambda table, folder: table.update(objectives=[{"minimize": "seconds"}], search={"trials_in_flight": 2}),
+        ("objectives: seconds", "Drop search.trials_in_flight"),
     ),
     "seconds with requests side by side": (
         lambda table, folder: table.update(
-            objectives=[{"minimize": "seconds"}], search={"trials_in_flight": 1}, backend={**table["backend"]}
+            objectives=[{"minimize": "tokens_per_second"}], backend={**table["backend"], "concurrency": 2}
         ),
-        ("objectives: seconds", "backend.concurrency = 1"),
+        ("objectives: tokens_per_second", "backend.concurrency"),
     ),
     "some weights": (
         put("objectives", [{"maximize": "right", "weight": 1.0}, {"minimize": "completion_tokens"}]),

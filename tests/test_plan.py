@@ -200,8 +200,7 @@ def test_the_split_is_seeded_disjoint_and_whole(tmp_path: Path) -> None:
     assert not tune & holdout
     assert tune | holdout == {f"r{i}" for i in range(60)}
     assert (len(tune), len(holdout)) == (36, 24)
-    digests = plan.digests()
-    assert {name for name, (_, side) in digests.items() if side == "holdout"} == holdout
+    assert {example.id for example, _, side in plan.digested() if side == "holdout"} == holdout
     assert [e.id for e in open_plan(tmp_path, seed=2).tune] != [e.id for e in plan.tune]
 
 

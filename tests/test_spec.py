@@ -328,7 +328,11 @@ def test_a_misspelt_name_is_told_with_the_one_that_was_meant(change: Any, key: s
         (at("objectives", [{}]), "objectives[0]", "exactly one"),
         (at("objectives", [{"maximize": "right", "weight": -1.0}]), "objectives[0].weight", "-1"),
         (at("objectives", [{"maximize": "right", "weight": 1.0}, {"minimize": "words"}]), "objectives", "weight"),
-        (at("objectives", [{"minimize": "seconds"}]), "objectives", "trials_in_flight = 1"),
+        (
+            lambda t: t.update(objectives=[{"minimize": "seconds"}], search={"trials_in_flight": 2}),
+            "objectives",
+            "both are 1",
+        ),
         (at("constraints", [{"metric": "words"}]), "constraints[0]", "at_least, at_most"),
         (at("scorers", "second", {"kind": "bleu"}), "objectives", "no objective"),
         (at("search", "trials_in_flight", 0), "search.trials_in_flight", "0"),

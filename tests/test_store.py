@@ -14,6 +14,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ from genopt.runner import optimize
 from genopt.spec.read import make_study
 from genopt.store import Spent, Store, Worker
 from genopt.tables import generation_id, generation_row, metadata, score_row
-from genopt.types import Generation, Score
+from genopt.types import Example, Generation, Score
 from tests import toy
 
 KEY = "a" * 64
@@ -113,7 +114,7 @@ def test_ids_are_a_function_of_the_unique_key_alone() -> None:
 def test_the_database_itself_keeps_generations_unique(store: Store, url: str) -> None:
     store.write({"genopt_generations": [row()]})
     with sqlite3.connect(url.removeprefix("sqlite:///")) as connection, pytest.raises(sqlite3.IntegrityError):
-        values = "study_id, config_key, example_id, sample, phase, seed, params, text, finish, 1, 1, 1.0, why"
+        values = "study_id, config_key, example_id, sample, phase, seed, params, text, finish, 1, 1, 1.0, NULL, why"
         connection.execute(f"INSERT INTO genopt_generations SELECT id + 1, {values} FROM genopt_generations")
     connection.close()
 
@@ -183,8 +184,13 @@ def test_copy_takes_the_named_examples_with_their_scores(store: Store) -> None:
 
 
 def test_examples_are_remembered_once_and_copied(store: Store) -> None:
-    store.remember_examples(1, {"r1": ("d1", "tune"), "r2": ("d2", "holdout")})
-    store.remember_examples(1, {"r1": ("changed", "tune")})
+    first = Example("r1", {"question": "Wie groß?", "when": date(2026, 1, 2)}, ("a", "b"), "g")
+    store.remember_examples(1, [(first, "d1", "tune"), (Example("r2", {"question": "?\0"}), "d2", "holdout")])
+    store.remember_examples(1, [(Example("r1", {}), "changed", "tune")])
+    assert store.examples(1) == [
+        (Example("r1", {"question": "Wie groß?", "when": "2026-01-02"}, ("a", "b"), "g"), "tune"),
+        (Example("r2", {"question": "?\0"}), "holdout"),
+    ]
     assert store.example_digests(1) == {"r1": "d1", "r2": "d2"}
     store.copy_examples(1, 2)
     assert store.example_digests(2) == {"r1": "d1", "r2": "d2"}
@@ -197,7 +203,7 @@ def test_delete_removes_everything_of_one_study_and_nothing_else(store: Store, u
         link = {"trial_id": study, "generation_id": made["id"]}
         score = score_row(made["id"], "s", Score(1.0))
         store.write({"genopt_generations": [made], "genopt_scores": [score], "genopt_trial_rows": [link]})
-        store.remember_examples(study, {"r1": ("d", "tune")})
+        store.remember_examples(study, [(Example("r1", {}), "d", "tune")])
         store.join(Worker(f"w{study}", "host", "1", 1.0, 1.0, False), study)
     store.delete(1, [1])
     for table in metadata.tables:
@@ -398,7 +404,7 @@ def test_postgresql_keeps_rows_as_sqlite_does(postgres: str) -> None:
     assert (found.generation.text, found.generation.why) == ("Grüße 🎈 a\ufffdb?", "cut\ufffd")
     assert found.scores == {"s": Score(None, "why\ufffd")}
     assert store.spent(1) == Spent(1, 0, 17)
-    store.remember_examples(1, {"r1": ("d", "tune")})
+    store.remember_examples(1, [(Example("r1", {"text": "a\0\ud800"}), "d", "tune")])
     assert store.copy(1, 2, ["r1"]) == 1
     store.copy_examples(1, 2)
     store.join(Worker("w", "host", "1", 1.0, 1.0, False), 1)

@@ -365,6 +365,16 @@ def test_measured_quantities_are_means_over_samples() -> None:
     }
 
 
+def test_times_of_the_first_token_are_told_where_every_sample_has_one() -> None:
+    texts = [
+        Generation("one two", "stop", 10, 20, 1.5, first_token_seconds=0.5),
+        Generation("three", "stop", 12, 10, 2.5, first_token_seconds=0.5),
+    ]
+    found = measured(texts)
+    assert (found["first_token_seconds"], found["tokens_per_second"]) == (0.5, 10.0)
+    assert "first_token_seconds" not in measured([*texts, Generation("four", "stop", 10, 2, 1.0)])
+
+
 def cell(value: float) -> Observation:
     return Observation({"right": value, "words": 10 * value}, value)
 
