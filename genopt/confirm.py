@@ -8,7 +8,7 @@ baseline answer the holdout, which the search never saw, with fresh seeds.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal
 
@@ -97,8 +97,8 @@ async def choose_winner(session: Session, baseline: Evaluation) -> Candidate | N
             fresh * len(session.plan.tune) * spec.repeats * spec.replicates,
         )
         window = max(1, 2 * session.plan.concurrency // (spec.repeats * len(again)))
-        measured = await gather(
-            [session.measure(config, replicates=1 + spec.replicates, window=window) for config in again]
+        measured = await _by_model(
+            again, lambda config: session.measure(config, replicates=1 + spec.replicates, window=window)
         )
         await session.flush()
         baseline = measured[0]
@@ -107,6 +107,19 @@ async def choose_winner(session: Session, baseline: Evaluation) -> Candidate | N
     feasible = [candidate for candidate in finalists if _feasible(session, candidate.evaluation)]
     best = max(feasible, key=lambda candidate: candidate.shrunken, default=None)
     return best if best is not None and best.shrunken > 0 else None
+
+
+async def _by_model(
+    configs: Sequence[Configuration], measure: Callable[[Configuration], Awaitable[Evaluation]]
+) -> list[Evaluation]:
+    """The evaluations in order. Those of one model run side by side, one model after the other: an engine that holds
+    one at a time would otherwise do little but change models."""
+    found: dict[str, Evaluation] = {}
+    for model in dict.fromkeys(config.request.get("model") for config in configs):
+        together = [config for config in configs if config.request.get("model") == model]
+        measured = await gather([measure(config) for config in together])
+        found |= {config.key: evaluation for config, evaluation in zip(together, measured, strict=True)}
+    return [found[config.key] for config in configs]
 
 
 def rank(session: Session, baseline: Evaluation) -> list[Candidate]:
@@ -162,11 +175,11 @@ async def confirm(session: Session, baseline: Evaluation, winner: Candidate | No
         len(plan.holdout) * samples * repeats,
     )
     window = max(1, plan.concurrency // plan.spec.search.repeats)
-    before, after = await gather(
-        [
-            session.measure(config, examples=plan.holdout, phase="confirm", replicates=repeats, window=window)
-            for config in configs
-        ]
+    before, after = await _by_model(
+        configs,
+        lambda config: session.measure(
+            config, examples=plan.holdout, phase="confirm", replicates=repeats, window=window
+        ),
     )
     await session.flush()
     result = paired(

@@ -14,6 +14,7 @@ from genopt.trial import Configuration
 
 MAX_FAILURES = 3  # times that a working engine fails one configuration before it is given up
 MAX_DUPLICATES = 40  # repeats in a row after which the space counts as exhausted
+SMALLEST_BATCH = 4  # trials that wait for another model before the engine changes to it, at least
 
 
 @dataclass
@@ -23,9 +24,18 @@ class Job:
     asked: Asked
     config: Configuration
 
+    @property
+    def model(self) -> str:
+        """The model that its requests name; "" where the study has only one."""
+        return str(self.config.request.get("model", ""))
+
 
 class Desk:
-    """Hands out trials while the budgets last, and answers repeats of known configurations from the records."""
+    """Hands out trials while the budgets last, and answers repeats of known configurations from the records.
+
+    Where models are searched, the trials of one model run together: one for another model waits until enough of them
+    wait to be worth the change, and then until the running ones have ended.
+    """
 
     def __init__(self, session: Session) -> None:
         self.session = session
@@ -34,48 +44,77 @@ class Desk:
         self.aside: list[tuple[Job, BackendError]] = []
         self._failures: Counter[str] = Counter()
         self._twins: dict[str, list[Asked]] = {}
+        self._waiting: list[Job] = []
+        self._model = ""
         self._lock = asyncio.Lock()
         self._change = asyncio.Event()
         self._duplicates = 0
 
     async def ask(self) -> Job | None:
         """The next configuration that is not known yet, or None when the search is over."""
-        session = self.session
         async with self._lock:
+            enough = max(SMALLEST_BATCH, self.session.plan.trials_in_flight)
+            over = False
             while True:
-                while (reason := self._spent(len(self.in_flight))) and self.in_flight and not self._spent(0):
-                    self._change.clear()  # room may appear when a running trial is stopped early
-                    await self._change.wait()
-                if reason:
-                    self.reason = self.reason or reason
-                    return None
-                await session.learn()
-                trials = session.plan.trials
-                fresh = trials is None or len(session.seen) < trials
-                asked = await session.db(
-                    session.study.ask, lambda params: session.plan.configure(params).key, fresh=fresh
-                )
-                if asked is None and self.aside:
-                    await self.ask_again()
-                    continue
-                if asked is None:
-                    self.reason = "the grid is done" if fresh else f"the budget of {trials} trials is spent"
-                    return None
-                config = session.plan.configure(asked.params)
-                if config.key in self.in_flight:
-                    self._twins.setdefault(config.key, []).append(asked)
-                elif (known := session.known.get(config.key)) is not None:
-                    await tell_duplicate(session, asked, known)
-                else:
-                    self._duplicates = 0
-                    session.seen.add(config.key)
-                    job = Job(asked, config)
-                    self.in_flight[config.key] = job
+                job = next((job for job in self._waiting if job.model == self._model), None)
+                if job is not None:
+                    self._waiting.remove(job)
                     return job
-                self._duplicates += 1
-                if self._duplicates >= MAX_DUPLICATES and session.plan.sampler.name != "grid":
-                    self.reason = f"{MAX_DUPLICATES} proposals in a row were known already: the space looks exhausted"
+                if len(self._waiting) >= enough or (over and self._waiting):
+                    await self._change_model()
+                elif over:
                     return None
+                else:
+                    asked = await self._next()
+                    over = asked is None
+                    self._waiting += [asked] if asked is not None else []
+
+    async def _change_model(self) -> None:
+        """Wait until nothing runs, then turn to the model that most trials wait for."""
+        while len(self.in_flight) > len(self._waiting):
+            self._change.clear()
+            await self._change.wait()
+        (self._model, count), *_ = Counter(job.model for job in self._waiting).most_common(1)
+        if self._model:
+            self.session.note(f"model {self._model}: {count} {'trial' if count == 1 else 'trials'} together")
+
+    async def _next(self) -> Job | None:
+        """A configuration that is neither known nor on the desk, or None when none may be begun now."""
+        session = self.session
+        while True:
+            while (reason := self._spent(len(self.in_flight))) and self.in_flight and not self._spent(0):
+                if self._waiting:
+                    return None  # these first: while nothing runs no room can appear
+                self._change.clear()  # room may appear when a running trial is stopped early
+                await self._change.wait()
+            if reason:
+                self.reason = self.reason or reason
+                return None
+            await session.learn()
+            trials = session.plan.trials
+            fresh = trials is None or len(session.seen) < trials
+            asked = await session.db(session.study.ask, lambda params: session.plan.configure(params).key, fresh=fresh)
+            if asked is None and self.aside:
+                await self.ask_again()
+                continue
+            if asked is None:
+                self.reason = "the grid is done" if fresh else f"the budget of {trials} trials is spent"
+                return None
+            config = session.plan.configure(asked.params)
+            if config.key in self.in_flight:
+                self._twins.setdefault(config.key, []).append(asked)
+            elif (known := session.known.get(config.key)) is not None:
+                await tell_duplicate(session, asked, known)
+            else:
+                self._duplicates = 0
+                session.seen.add(config.key)
+                job = Job(asked, config)
+                self.in_flight[config.key] = job
+                return job
+            self._duplicates += 1
+            if self._duplicates >= MAX_DUPLICATES and session.plan.sampler.name != "grid":
+                self.reason = f"{MAX_DUPLICATES} proposals in a row were known already: the space looks exhausted"
+                return None
 
     async def ask_again(self) -> None:
         """Queue the trials that the engine failed again, but give a configuration up that it failed too often: one that

@@ -13,6 +13,7 @@ import pytest
 from genopt import racing
 from genopt.archive import load
 from genopt.errors import BackendError, ScorerError, SpecError
+from genopt.events import Note
 from genopt.prepare import prepare
 from genopt.session import Session
 from genopt.spec.read import make_study
@@ -447,3 +448,30 @@ def test_an_interrupted_baseline_entry_is_completed(tmp_path: Path) -> None:
     ran.decided()
     assert ran.archive.baseline["number"] == 0
     assert [trial.number for trial in ran.trials if trial.outcome.get("baseline")] == [0]
+
+
+def test_trials_of_one_model_run_together(tmp_path: Path) -> None:
+    models = {"small": 0.0, "big": 0.3, "huge": -0.3}
+    space = study(tmp_path)["space"] | {"model": {"choices": list(models)}}
+    table = study(tmp_path, space=space, budget={"trials": 24}, backend=backend(models=models, delay=0.002))
+    table["search"] = {"sampler": "random", "pruner": "none", "trials_in_flight": 4}
+    ran = run(table, tmp_path)
+    assert ran.decided().params["model"] == "big"
+    assert len({trial.config["key"] for trial in ran.complete()}) == 24
+    assert no_trial_is_open(ran)
+    changes = [event.text for event in ran.events if isinstance(event, Note) and event.text.startswith("model ")]
+    assert 3 <= len(changes) <= 24 / 4 + 3, changes  # four wait at least, but for those left when the budget ends
+
+
+def test_a_model_is_part_of_what_a_configuration_is(tmp_path: Path) -> None:
+    space = study(tmp_path)["space"] | {"model": {"choices": ["small", "big"]}}
+    table = study(tmp_path, space=space, backend=backend(models={"small": 0.0, "big": 0.0}))
+
+    async def keys() -> set[str]:
+        async with opened(table, tmp_path) as (plan, _, engine):
+            assert plan.models == {"small": {"digest": "of small"}, "big": {"digest": "of big"}}
+            chosen = {"top_p": 0.9, "decoding": "sampling", "temperature": 0.5}
+            assert engine.opened == 1
+            return {plan.configure({**chosen, "model": name}).key for name in ("small", "big")}
+
+    assert len(asyncio.run(keys())) == 2

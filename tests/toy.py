@@ -12,7 +12,7 @@ import json
 import math
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -45,13 +45,16 @@ class ToyBackend:
     """Options: `log` (a file that gets one JSON line per request), `delay` (seconds), `late_delay` (the same for
     replicates and the verdict), `fail_every` (every n-th request fails, retryable), `broken` (every request fails for
     good), `broken_after` (every request after the n-th does), `refuses` ([name, low, high]: requests with such a value
-    of a parameter do), `kill_after` (the process dies at its n-th), `flat` (the parameters change nothing), `meet` (a
-    file: open waits until two processes have opened). `requests` and `cancelled` count."""
+    of a parameter do), `models` (name -> what it adds to the chance: requests name one of them, and only one is loaded
+    at a time; `loads` lists them in order), `kill_after` (the process dies at its n-th), `flat` (the parameters change
+    nothing), `meet` (a file: open waits until two processes have opened). `requests` and `cancelled` count."""
 
     def __init__(self, *, model: str, options: Mapping[str, Any] | None = None) -> None:
         self.model, self.options = model, dict(options or {})
         self.requests = self.cancelled = 0
         self.opened = self.closed = 0
+        self.running = 0
+        self.loads: list[str] = []
 
     async def open(self) -> BackendInfo:
         self.opened += 1
@@ -60,7 +63,14 @@ class ToyBackend:
                 file.write("here\n")
             while len(Path(meet).read_text(encoding="utf-8").splitlines()) < 2:
                 await asyncio.sleep(0.01)
-        return BackendInfo({"engine": "toy", "version": "1", "model": self.model}, PARAMETERS, DEFAULTS, concurrency=16)
+        params, defaults = PARAMETERS, DEFAULTS
+        if models := self.options.get("models"):
+            params = params | {"model": Domain("str", "which model answers", choices=tuple(models))}
+            defaults = defaults | {"model": next(iter(models))}
+        return BackendInfo({"engine": "toy", "version": "1", "model": self.model}, params, defaults, concurrency=16)
+
+    async def models(self, names: Sequence[str]) -> dict[str, dict[str, str]]:
+        return {name: {"digest": f"of {name}"} for name in names}
 
     async def generate(self, request: Request) -> Generation:
         self.requests += 1
@@ -69,6 +79,17 @@ class ToyBackend:
             line |= {"phase": request.phase, "seed": request.seed, "time": time.time()}
             with Path(log).open("a", encoding="utf-8") as file:
                 file.write(json.dumps(line) + "\n")
+        model = str(request.params.get("model", ""))
+        if not self.loads or self.loads[-1] != model:
+            assert not self.running, "a model was changed under running requests"
+            self.loads.append(model)
+        self.running += 1
+        try:
+            return await self._answer(request, self.options.get("models", {}).get(model, 0.0))
+        finally:
+            self.running -= 1
+
+    async def _answer(self, request: Request, better: float) -> Generation:
         late = request.phase == "confirm" or request.sample > 0
         if delay := self.options.get("late_delay" if late and "late_delay" in self.options else "delay"):
             try:
@@ -86,7 +107,7 @@ class ToyBackend:
             raise BackendError("the engine is busy", retryable=True)
         if self.options.get("kill_after") == self.requests:
             os.kill(os.getpid(), 9)
-        chance = 0.6 if self.options.get("flat") else truth(request.params)
+        chance = (0.6 if self.options.get("flat") else truth(request.params)) + better
         ease = 0.6 * (uniform("ease", request.example_id) - 0.5)
         greedy = request.params["temperature"] == 0
         right = uniform("draw", 0 if greedy else request.seed, request.example_id) < chance + ease
