@@ -6,7 +6,7 @@ import asyncio
 import json
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -82,13 +82,14 @@ async def evaluate_async(
     *,
     data: str | None = None,
     output: Path | None = None,
+    tell: Callable[[str], None] = lambda text: None,
 ) -> Measured:
-    """The same inside a running event loop."""
+    """The same inside a running event loop; `tell` takes a line for people while the engine loads."""
     if not isinstance(spec, StudySpec):
         spec = read_study(spec)
     if data is not None:
         others = _load(spec, data)
-    plan = await prepare(spec)
+    plan = await prepare(spec, tell=tell)
     try:
         config = chosen(plan, params)
         examples = plan.dataset.examples
@@ -155,11 +156,14 @@ def chosen(plan: Plan, params: Mapping[str, Any] | None) -> Configuration:
     return plan.over_baseline(flat)
 
 
-async def check_async(spec: StudySpec | str | Path) -> Checked:
-    """Read everything, answer two rows, and estimate the cost. Raises SpecError, BackendError or ScorerError."""
+async def check_async(spec: StudySpec | str | Path, *, tell: Callable[[str], None] = lambda text: None) -> Checked:
+    """Read everything, answer two rows, and estimate the cost; `tell` takes a line for people while the engine loads.
+
+    Raises SpecError, BackendError or ScorerError.
+    """
     if not isinstance(spec, StudySpec):
         spec = read_study(spec)
-    plan = await prepare(spec)
+    plan = await prepare(spec, tell=tell)
     try:
         observer = plan.observer(0, _Nowhere(), Meter())
         memory: Memory = {}

@@ -20,6 +20,13 @@ SET = click.option(
 STUDY_FILE = click.argument("study", metavar="STUDY.toml", type=click.Path(path_type=Path))
 
 
+def _say(text: str) -> None:
+    """A line for people, on stderr."""
+    from genopt.report import safe
+
+    click.echo(safe(text), err=True)
+
+
 class Stopped(Exception):
     """The work was cancelled by a signal; `code` is the exit code that says so."""
 
@@ -113,7 +120,7 @@ def check(study: Path, overrides: tuple[str, ...], as_json: bool) -> int:
     from genopt.spec.read import read_study
 
     try:
-        checked = run_until_signal(check_async(read_study(study, overrides=overrides)))
+        checked = run_until_signal(check_async(read_study(study, overrides=overrides), tell=_say))
     except Stopped as stopped:
         return stopped.code
     click.echo(json.dumps(check_json(checked), ensure_ascii=False, indent=2) if as_json else check_text(checked))
@@ -148,7 +155,7 @@ def evaluate(
 
     spec = read_study(study, overrides=overrides)
     try:
-        work = evaluate_async(spec, _settings(params, study), data=data, output=output)
+        work = evaluate_async(spec, _settings(params, study), data=data, output=output, tell=_say)
         measured = run_until_signal(work)
     except Stopped as stopped:
         return stopped.code
