@@ -5,13 +5,15 @@ from __future__ import annotations
 import contextlib
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from genopt.database import masked
 from genopt.errors import SpecError, StudyError
+from genopt.objectives import Goal
 from genopt.space import SearchSpace
+from genopt.spec import ConstraintSpec, ObjectiveSpec, goal_of
 from genopt.spec.read import read_study
 from genopt.store import Spent, Store, Worker
 from genopt.study import TrialRecord, copy_trials, open_study, remove_study
@@ -35,6 +37,22 @@ class Archive:
     trials: Sequence[TrialRecord]
     spent: Spent
     workers: Sequence[Worker]
+    id: int = 0
+    spec: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def goal(self) -> Goal:
+        """What the study is after. Raises StudyError for a study that was begun before this was kept."""
+        if not self.spec:
+            raise StudyError(
+                f"storage: the study {self.name!r} was begun by an older genopt, which did not keep its study file",
+                hint="go on in a new study that reuses its generations: --fork NEW_NAME",
+            )
+        return goal_of(
+            [ObjectiveSpec.model_validate(each) for each in self.spec.get("objectives", ())],
+            [ConstraintSpec.model_validate(each) for each in self.spec.get("constraints", ())],
+            list(self.spec["scorers"]),
+        )
 
     def rows(self) -> list[dict[str, Any]]:
         """One plain record per trial (and one for a baseline outside the space, number null), as `trials --jsonl`."""
@@ -74,6 +92,27 @@ class Archive:
                     "why": "",
                 },
             )
+        return found
+
+    def observations(self) -> pandas.DataFrame:
+        """Every text of the study with its scores, as genopt.observations describes it."""
+        from genopt.observations import read
+
+        return read(self.url, self.id, goal=self.goal, description=self.description, roles=self.roles())
+
+    def roles(self) -> dict[str, tuple[int | None, str]]:
+        """config_key -> the number of the trial that measured it (None: a baseline outside the space), and "baseline",
+        "winner" (what the holdout was asked about, improved or not) or "trial"."""
+        found: dict[str, tuple[int | None, str]] = {}
+        for row in sorted(self.rows(), key=lambda row: (row["state"] != "complete", row["number"] or 0)):
+            if row["config_key"] is not None and row["duplicate_of"] is None:
+                found.setdefault(row["config_key"], (row["number"], "trial"))
+        winner = self.verdict["trial"] if self.verdict else None
+        for key, (number, _) in found.items():
+            if key == self.baseline.get("key"):
+                found[key] = (number, "baseline")
+            elif number is not None and number == winner:
+                found[key] = (number, "winner")
         return found
 
     def to_pandas(self) -> pandas.DataFrame:
@@ -123,6 +162,8 @@ def load(where: str) -> Archive:
             trials=study.trials(),
             spent=store.spent(study.id),
             workers=store.workers(study.id),
+            id=study.id,
+            spec=study.attribute("spec") or {},
         )
     finally:
         store.close()

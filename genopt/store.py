@@ -114,18 +114,31 @@ class Store:
 
     def rows(self, study_id: int, config_key: str, phase: Phase) -> list[Row]:
         """Every stored generation of a configuration, with its scores."""
-        columns = generations.c
-        wanted = (columns.study_id == study_id, columns.config_key == config_key, columns.phase == phase)
+        c = generations.c
+        return [row for *_, row in self._stored(c.study_id == study_id, c.config_key == config_key, c.phase == phase)]
+
+    def all_rows(self, study_id: int) -> list[tuple[str, Phase, int, Row]]:
+        """Every stored generation of a study with its scores, each with its config_key, phase and seed, ordered by
+        configuration, phase, example and sample. Two statements, however many rows."""
+        c = generations.c
+        return self._stored(c.study_id == study_id, order=(c.config_key, c.phase, c.example_id, c.sample))
+
+    def _stored(self, *wanted: Any, order: Sequence[Any] = ()) -> list[tuple[str, Phase, int, Row]]:
         with self._engine.connect() as connection:
-            found = connection.execute(sa.select(generations).where(*wanted)).mappings().all()
+            found = connection.execute(sa.select(generations).where(*wanted).order_by(*order)).mappings().all()
             if not found:
                 return []
             joined = sa.select(scores).join(generations, generations.c.id == scores.c.generation_id).where(*wanted)
             by_id: dict[int, dict[str, Score]] = {}
-            for score in connection.execute(joined):
-                by_id.setdefault(score.generation_id, {})[score.scorer_key] = Score(score.value, score.why)
+            for generation, scorer, value, why in connection.execute(joined):
+                by_id.setdefault(generation, {})[scorer] = Score(value, why)
         return [
-            Row(row["id"], row["example_id"], row["sample"], generation_of(row), by_id.get(row["id"], {}))
+            (
+                row["config_key"],
+                row["phase"],
+                row["seed"],
+                Row(row["id"], row["example_id"], row["sample"], generation_of(row), by_id.get(row["id"], {})),
+            )
             for row in found
         ]
 

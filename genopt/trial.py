@@ -184,13 +184,8 @@ class Observer:
             for row in rows:
                 self.writer.add("genopt_trial_rows", {"trial_id": trial_id, "generation_id": row.id})
         chosen = [by_sample[sample] for sample in samples]
-        metrics = measured([row.generation for row in chosen])
-        for name in self.scorers:
-            scores = await self._scores(name, example, chosen)
-            if any(row.generation.failed for row in chosen) and name in self.goal.minimized():
-                rated = zip(chosen, scores, strict=True)
-                scores = [Score(HIGHEST) if row.generation.failed else score for row, score in rated]
-            metrics[name] = _mean_score(scores)
+        scores = {name: await self._scores(name, example, chosen) for name in self.scorers}
+        metrics = metrics_of([row.generation for row in chosen], scores, self.goal)
         return Observation(metrics, self.goal.utility(metrics))
 
     async def _row(self, config: Configuration, memory: Memory, example: Example, sample: int, phase: Phase) -> Row:
@@ -252,6 +247,20 @@ class Observer:
                 row.scores[key] = score
                 self.writer.add("genopt_scores", score_row(row.id, key, score))
         return [row.scores[key] for row in rows]  # as stored, so that a resumed study reads the same
+
+
+def metrics_of(
+    generations: Sequence[Generation], scores: Mapping[str, Sequence[Score]], goal: Goal
+) -> dict[str, float]:
+    """The metrics of one observation from its samples and their scores by scorer. Of a metric that is minimized, a text
+    that was never written gets the highest score."""
+    metrics = measured(generations)
+    for name, given in scores.items():
+        if any(generation.failed for generation in generations) and name in goal.minimized():
+            rated = zip(generations, given, strict=True)
+            given = [Score(HIGHEST) if generation.failed else score for generation, score in rated]
+        metrics[name] = _mean_score(given)
+    return metrics
 
 
 def measured(generations: Sequence[Generation]) -> dict[str, float]:

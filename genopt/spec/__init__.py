@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -240,11 +241,16 @@ class StudySpec(Table):
 
     def goal(self) -> Goal:
         """The objectives and constraints; the only scorer is maximized when no objective is named."""
-        objectives = tuple(o.build() for o in self.objectives)
-        if not objectives and len(self.scorers) == 1:
-            objectives = (Objective(next(iter(self.scorers)), "maximize"),)
-        return Goal(objectives, tuple(Constraint(c.metric, c.at_least, c.at_most) for c in self.constraints))
+        return goal_of(self.objectives, self.constraints, list(self.scorers))
 
     def known_metrics(self) -> tuple[str, ...]:
         """What objectives and constraints may name."""
         return (*self.scorers, *MEASURED)
+
+
+def goal_of(objectives: Sequence[ObjectiveSpec], constraints: Sequence[ConstraintSpec], scorers: Sequence[str]) -> Goal:
+    """What is aimed at; the only scorer is maximized when no objective is named."""
+    built = tuple(objective.build() for objective in objectives)
+    if not built and len(scorers) == 1:
+        built = (Objective(scorers[0], "maximize"),)
+    return Goal(built, tuple(Constraint(c.metric, c.at_least, c.at_most) for c in constraints))
