@@ -13,7 +13,7 @@ from rich.live import Live
 from rich.text import Text
 
 from genopt.events import Event, Note, Progress, StageStarted, TrialDone
-from genopt.report import brief, duration, safe, score
+from genopt.words import brief, duration, safe, score
 
 PLAIN_EVERY = 15.0  # seconds between progress lines where nothing is live
 

@@ -10,21 +10,11 @@ import pytest
 
 from genopt.archive import Archive
 from genopt.confirm import Verdict
-from genopt.report import (
-    best_json,
-    best_text,
-    brief,
-    duration,
-    inspect_json,
-    params_text,
-    report_text,
-    safe,
-    score,
-    trials_text,
-    verdict_text,
-)
+from genopt.report import best_json, best_text, inspect_json, report_text, trials_text, verdict_text
+from genopt.report.measured import params_text
 from genopt.store import Spent
 from genopt.study import TrialRecord
+from genopt.words import brief, duration, safe, score
 from tests.toy import DEFAULTS, PARAMETERS
 
 BEFORE = {"temperature": 1.2, "top_p": 1.0, "style": "plain", "max_tokens": 64}

@@ -126,7 +126,7 @@ def main() -> None:
 
 
 def _tell(message: str, hint: str) -> None:
-    from genopt.report import safe  # a message may quote data
+    from genopt.words import safe  # a message may quote data
 
     click.echo(safe(message), err=True)
     if hint:

@@ -73,7 +73,7 @@ def params(backend: str, model: str | None, as_json: bool) -> None:
     genopt params transformers --model ./my-model
     """
     from genopt.backends import declared
-    from genopt.report import params_text
+    from genopt.report.measured import params_text
 
     domains, defaults = declared(backend, model, Path.cwd())
     if as_json:

@@ -29,8 +29,8 @@ def list_(storage: str, as_json: bool) -> None:
     genopt studies list sqlite:///support.db
     """
     from genopt.archive import as_url, locate
-    from genopt.report import safe
     from genopt.study import list_studies
+    from genopt.words import safe
 
     storage = as_url(storage)
     url = storage if "://" in storage else locate(storage)[0]

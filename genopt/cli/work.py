@@ -22,7 +22,7 @@ STUDY_FILE = click.argument("study", metavar="STUDY.toml", type=click.Path(path_
 
 def _say(text: str) -> None:
     """A line for people, on stderr."""
-    from genopt.report import safe
+    from genopt.words import safe
 
     click.echo(safe(text), err=True)
 
@@ -116,7 +116,7 @@ def check(study: Path, overrides: tuple[str, ...], as_json: bool) -> int:
     genopt check study.toml --set budget.trials=200         what would that cost?
     """
     from genopt.evaluation import check_async
-    from genopt.report import check_json, check_text
+    from genopt.report.measured import check_json, check_text
     from genopt.spec.read import read_study
 
     try:
@@ -150,7 +150,7 @@ def evaluate(
     genopt evaluate study.toml --params '{"temperature": 0.2}'
     """
     from genopt.evaluation import evaluate_async
-    from genopt.report import measured_json, measured_text
+    from genopt.report.measured import measured_json, measured_text
     from genopt.spec.read import read_study
 
     spec = read_study(study, overrides=overrides)

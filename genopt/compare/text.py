@@ -6,9 +6,9 @@ import math
 from collections.abc import Callable, Sequence
 
 from genopt.compare import Comparison, Pair
-from genopt.report import safe
 from genopt.stats import UNBOUNDED
 from genopt.worddiff import Change, word_diff
+from genopt.words import safe
 
 Paint = Callable[[str, Change], str]
 MARKS: dict[Change, str] = {"same": "{}", "removed": "[-{}-]", "added": "{{+{}+}}"}

@@ -2,67 +2,21 @@
 
 from __future__ import annotations
 
-import math
-import unicodedata
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from genopt.objectives import pareto_front
-from genopt.stats import UNBOUNDED
-from genopt.types import Domain, Params
+from genopt.words import bound, brief, safe, score, value_text
 
 if TYPE_CHECKING:
     from genopt.archive import Archive
-    from genopt.evaluation import Checked, Measured
-
-
-def duration(seconds: float) -> str:
-    """A length of time for people: 45 s, 3 min, 2 h 10 min."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60} min"
-
-
-def score(mean: float | None, se: float | None, width: int = 7) -> str:
-    """A mean and the half width of its 95 % interval; "?" for what the data cannot tell."""
-    known_mean = "?" if mean is None or not math.isfinite(mean) else f"{mean:.4f}"
-    known_half = "?" if se is None or not se < UNBOUNDED else f"{1.96 * se:.4f}"
-    return f"{known_mean:>{width}} ±{known_half:<6}"
-
-
-def brief(params: Params | Mapping[str, Any]) -> str:
-    """Parameters on one line, numbers to four digits, texts that hold spaces or nothing in quotes."""
-    return " ".join(f"{name}={_value(value)}" for name, value in params.items())
-
-
-def _value(value: Any) -> str:
-    if isinstance(value, float):
-        return f"{value:.4g}"
-    text = str(list(value) if isinstance(value, tuple) else value)
-    shown = safe(text if len(text) <= 40 else text[:37] + "...").replace("\n", "\\n")
-    apart = isinstance(value, str) and (not value or any(c.isspace() for c in value))
-    return f'"{shown}"' if apart else shown
-
-
-def safe(text: str) -> str:
-    """Text that a terminal only prints: control and direction characters, with which a model's output could repaint the
-    screen, become visible escapes."""
-    return "".join(
-        c if c in "\n\t" or unicodedata.category(c) not in ("Cc", "Cf", "Cs") else f"\\u{ord(c):04x}" for c in text
-    )
-
-
-def _bound(limit: float, sign: str = "") -> str:
-    """The end of an interval; "?" where the data cannot tell."""
-    return f"{limit:{sign}.4f}" if abs(limit) < UNBOUNDED else "?"
 
 
 def verdict_text(verdict: Mapping[str, Any]) -> str:
     """The verdict in words: one sentence, the evidence, the settings."""
     lines = [_sentence(verdict)]
     if verdict["holdout_examples"]:
-        low, high = (_bound(limit, "+") for limit in verdict["interval"])
+        low, high = (bound(limit, "+") for limit in verdict["interval"])
         confidence = f"{100 * (1 - verdict['level']):.4g} %"
         lines += [
             "",
@@ -85,8 +39,8 @@ def verdict_text(verdict: Mapping[str, Any]) -> str:
     kept = after if verdict["verdict"] == "improved" else before
     for name in sorted(name for name in kept if name in verdict["searched"] or kept[name] != before.get(name)):
         was = before.get(name)
-        changed = f"   (was {_value(was)})" if kept[name] != was and name in before else ""
-        lines.append(f"  {name:<20} {_value(kept[name])}{changed}")
+        changed = f"   (was {value_text(was)})" if kept[name] != was and name in before else ""
+        lines.append(f"  {name:<20} {value_text(kept[name])}{changed}")
     lines += [
         "",
         f"Cost: {verdict['trials']} configurations, {verdict['search_generations']:,} generations to search and"
@@ -141,7 +95,7 @@ def best_text(archive: Archive) -> str:
         return verdict_text(archive.verdict)
     found = best_json(archive)
     lines = ["No verdict yet: the leading trial is mostly luck until the holdout confirmed it.", ""]
-    return safe("\n".join(lines + [f"  {name:<20} {_value(value)}" for name, value in found["params"].items()]))
+    return safe("\n".join(lines + [f"  {name:<20} {value_text(value)}" for name, value in found["params"].items()]))
 
 
 def trials_text(archive: Archive) -> str:
@@ -215,98 +169,3 @@ def inspect_json(archive: Archive) -> dict[str, Any]:
         ],
         "verdict": None if archive.verdict is None else archive.verdict["verdict"],
     }
-
-
-def check_json(checked: Checked) -> dict[str, Any]:
-    """What `check` found."""
-    plan, bill = checked.plan, checked.bill
-    return {
-        "study": plan.spec.name,
-        "examples": {"tune": len(plan.tune), "holdout": len(plan.holdout)},
-        "dataset": plan.dataset.digest,
-        "engine": dict(plan.info.identity),
-        "sampler": [plan.sampler.name, plan.sampler.why],
-        "space": plan.space.describe(),
-        "baseline": {k: list(v) if isinstance(v, tuple) else v for k, v in plan.baseline().params.items()},
-        "warnings": list(plan.warnings),
-        "rows": list(checked.rows),
-        "generations": {
-            "search": bill.search,
-            "finalists": bill.finalists,
-            "confirm": bill.confirm,
-            "total": bill.total,
-        },
-        "tokens": round(bill.total * checked.tokens_each),
-        "minutes": [round(minutes, 2) for minutes in checked.minutes()],
-    }
-
-
-def check_text(checked: Checked) -> str:
-    """The same for people."""
-    plan, bill = checked.plan, checked.bill
-    found = check_json(checked)
-    engine = ", ".join(f"{k} {v}" for k, v in plan.info.identity.items() if k in ("engine", "version", "model"))
-    lines = [
-        f"Study      {plan.spec.name}: {plan.goal.title}",
-        f"Data       {plan.dataset.source}: {len(plan.tune)} examples to tune on, {len(plan.holdout)} held out",
-        f"Engine     {engine}; {plan.concurrency} requests in flight",
-        f"Search     {plan.sampler.name} ({plan.sampler.why}), {plan.spec.search.pruner} pruner",
-        f"Baseline   {brief(plan.baseline().params)}",
-        "Space      " + ", ".join(f"{name}" for name in plan.space.open_dimensions()),
-    ]  # fmt: skip
-    lines += [f"warning: {warning}" for warning in plan.warnings]
-    for row in checked.rows:
-        lines += ["", f"Row {row['id']}"]
-        if row is checked.rows[0]:  # one prompt shows whether the template is right
-            for message in row["prompt"]:
-                lines += [f"  {message['role']}", *(f"    {line}" for line in safe(message["content"]).splitlines())]
-        lines += [f"  -> {safe(text)}" for text in row["outputs"]]
-        found_of = row["metrics"].items()
-        lines.append(
-            "  " + ", ".join(f"{name} {'?' if value is None else format(value, '.4g')}" for name, value in found_of)
-        )
-    if plan.trials is None:
-        lines += ["", "The bill   as much as the budget allows; the verdict takes "
-                  f"{bill.reserve:,} generations of it."]  # fmt: skip
-        return safe("\n".join(lines))
-    fastest, slowest = checked.minutes()
-    lines += [
-        "",
-        f"The bill   at most {bill.total:,} generations: {bill.search:,} to search ({plan.trials} trials; racing"
-        f" usually saves a third or more), {bill.finalists:,} to choose, {bill.confirm:,} to confirm",
-        f"           about {found['tokens']:,} tokens; {duration(60 * fastest)} if the engine answers"
-        f" {plan.concurrency} requests at once as fast as one, {duration(60 * slowest)} if one after the other",
-    ]
-    return safe("\n".join(lines))
-
-
-def measured_json(measured: Measured) -> dict[str, Any]:
-    """One configuration's metrics."""
-    params = {k: list(v) if isinstance(v, tuple) else v for k, v in measured.params.items()}
-    return {
-        "params": params,
-        "examples": measured.examples,
-        "metrics": {
-            name: {k: v if math.isfinite(v) else None for k, v in found.items()}
-            for name, found in measured.metrics.items()
-        },
-    }
-
-
-def measured_text(measured: Measured) -> str:
-    """The same for people."""
-    lines = [f"{measured.examples} examples with {brief(measured.params)}", ""]
-    for name, m in measured.metrics.items():
-        mean = f"{m['mean']:.4f}" if math.isfinite(m["mean"]) else "?"  # no row could be scored
-        lines.append(f"  {name:<20} {mean:>10}   95 % interval [{_bound(m['low'])}, {_bound(m['high'])}]")
-    return safe("\n".join(lines))
-
-
-def params_text(domains: Mapping[str, Domain], defaults: Params) -> str:
-    """A table of generation parameters."""
-    rows = [("parameter", "legal", "default", "searched by default", "what it does")]
-    for name, domain in domains.items():
-        search = "" if domain.search is None else f"{domain.search.low:g} .. {domain.search.high:g}"
-        rows.append((name, domain.bounds(), _value(defaults[name]) if name in defaults else "", search, domain.doc))
-    widths = [max(len(row[i]) for row in rows) for i in range(4)]
-    return "\n".join("  ".join([*(c.ljust(w) for c, w in zip(row, widths, strict=False)), row[4]]) for row in rows)

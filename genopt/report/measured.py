@@ -1,0 +1,109 @@
+"""Owns how a measurement outside any study is put in words: the rows of `check`, one configuration, an engine's
+parameters."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from genopt.types import Domain, Params
+from genopt.words import bound, brief, duration, safe, value_text
+
+if TYPE_CHECKING:
+    from genopt.evaluation import Checked, Measured
+
+
+def check_json(checked: Checked) -> dict[str, Any]:
+    """What `check` found."""
+    plan, bill = checked.plan, checked.bill
+    return {
+        "study": plan.spec.name,
+        "examples": {"tune": len(plan.tune), "holdout": len(plan.holdout)},
+        "dataset": plan.dataset.digest,
+        "engine": dict(plan.info.identity),
+        "sampler": [plan.sampler.name, plan.sampler.why],
+        "space": plan.space.describe(),
+        "baseline": {k: list(v) if isinstance(v, tuple) else v for k, v in plan.baseline().params.items()},
+        "warnings": list(plan.warnings),
+        "rows": list(checked.rows),
+        "generations": {
+            "search": bill.search,
+            "finalists": bill.finalists,
+            "confirm": bill.confirm,
+            "total": bill.total,
+        },
+        "tokens": round(bill.total * checked.tokens_each),
+        "minutes": [round(minutes, 2) for minutes in checked.minutes()],
+    }
+
+
+def check_text(checked: Checked) -> str:
+    """The same for people."""
+    plan, bill = checked.plan, checked.bill
+    found = check_json(checked)
+    engine = ", ".join(f"{k} {v}" for k, v in plan.info.identity.items() if k in ("engine", "version", "model"))
+    lines = [
+        f"Study      {plan.spec.name}: {plan.goal.title}",
+        f"Data       {plan.dataset.source}: {len(plan.tune)} examples to tune on, {len(plan.holdout)} held out",
+        f"Engine     {engine}; {plan.concurrency} requests in flight",
+        f"Search     {plan.sampler.name} ({plan.sampler.why}), {plan.spec.search.pruner} pruner",
+        f"Baseline   {brief(plan.baseline().params)}",
+        "Space      " + ", ".join(f"{name}" for name in plan.space.open_dimensions()),
+    ]  # fmt: skip
+    lines += [f"warning: {warning}" for warning in plan.warnings]
+    for row in checked.rows:
+        lines += ["", f"Row {row['id']}"]
+        if row is checked.rows[0]:  # one prompt shows whether the template is right
+            for message in row["prompt"]:
+                lines += [f"  {message['role']}", *(f"    {line}" for line in safe(message["content"]).splitlines())]
+        lines += [f"  -> {safe(text)}" for text in row["outputs"]]
+        found_of = row["metrics"].items()
+        lines.append(
+            "  " + ", ".join(f"{name} {'?' if value is None else format(value, '.4g')}" for name, value in found_of)
+        )
+    if plan.trials is None:
+        lines += ["", "The bill   as much as the budget allows; the verdict takes "
+                  f"{bill.reserve:,} generations of it."]  # fmt: skip
+        return safe("\n".join(lines))
+    fastest, slowest = checked.minutes()
+    lines += [
+        "",
+        f"The bill   at most {bill.total:,} generations: {bill.search:,} to search ({plan.trials} trials; racing"
+        f" usually saves a third or more), {bill.finalists:,} to choose, {bill.confirm:,} to confirm",
+        f"           about {found['tokens']:,} tokens; {duration(60 * fastest)} if the engine answers"
+        f" {plan.concurrency} requests at once as fast as one, {duration(60 * slowest)} if one after the other",
+    ]
+    return safe("\n".join(lines))
+
+
+def measured_json(measured: Measured) -> dict[str, Any]:
+    """One configuration's metrics."""
+    params = {k: list(v) if isinstance(v, tuple) else v for k, v in measured.params.items()}
+    return {
+        "params": params,
+        "examples": measured.examples,
+        "metrics": {
+            name: {k: v if math.isfinite(v) else None for k, v in found.items()}
+            for name, found in measured.metrics.items()
+        },
+    }
+
+
+def measured_text(measured: Measured) -> str:
+    """The same for people."""
+    lines = [f"{measured.examples} examples with {brief(measured.params)}", ""]
+    for name, m in measured.metrics.items():
+        mean = f"{m['mean']:.4f}" if math.isfinite(m["mean"]) else "?"  # no row could be scored
+        lines.append(f"  {name:<20} {mean:>10}   95 % interval [{bound(m['low'])}, {bound(m['high'])}]")
+    return safe("\n".join(lines))
+
+
+def params_text(domains: Mapping[str, Domain], defaults: Params) -> str:
+    """A table of generation parameters."""
+    rows = [("parameter", "legal", "default", "searched by default", "what it does")]
+    for name, domain in domains.items():
+        search = "" if domain.search is None else f"{domain.search.low:g} .. {domain.search.high:g}"
+        rows.append((name, domain.bounds(), value_text(defaults[name]) if name in defaults else "", search, domain.doc))
+    widths = [max(len(row[i]) for row in rows) for i in range(4)]
+    return "\n".join("  ".join([*(c.ljust(w) for c, w in zip(row, widths, strict=False)), row[4]]) for row in rows)
