@@ -6,48 +6,26 @@ It knows the model's forward pass, the slots and the plan; no queue, thread, fut
 from __future__ import annotations
 
 import dataclasses
+import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from transformers.cache_utils import DynamicCache, EncoderDecoderCache
 from transformers.modeling_outputs import BaseModelOutput
 
+from genopt.backends._hf_choices import keep_only
 from genopt.backends._hf_loading import LoadedModel
+from genopt.backends._hf_rows import Finished, Row, tell_logprobs
 from genopt.backends._hf_sampling import Decoding, Plan
 from genopt.backends._hf_slots import Slots, Solo
 from genopt.backends._hf_stop import StopWatch
-from genopt.types import Finish
 
 _PREFILL_TOKENS = {"cpu": 8192}
 _PREFILL_TOKENS_GPU = 32768
-
-
-@dataclass(slots=True, eq=False)
-class Row:
-    """One text being written. `limit` is max_tokens cut to the context; `owner` is the caller's own."""
-
-    prompt: tuple[int, ...]
-    decoding: Decoding
-    seed: int
-    limit: int
-    owner: Any = None
-    ids: list[int] = field(default_factory=list)
-    stops: StopWatch | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Finished:
-    """A row that has left the batch; `tokens` counts the end token and the tokens of the stop string too."""
-
-    row: Row
-    text: str
-    finish: Finish
-    tokens: int
-    why: str = ""
 
 
 class Batch:
@@ -85,8 +63,7 @@ class Batch:
         logits = self._forward()
         if self._plan is None:
             self._plan = self._make_plan(self.rows)
-        tokens = self._plan.tokens(logits, self._history, self._lengths, self._made)
-        chosen = tokens.tolist()  # the only wait for the device in a step
+        tokens, chosen = self._draw(self.rows, self._plan, logits, self._history, self._lengths, self._made)
         self._history = torch.cat([self._history, tokens[:, None]], dim=1)
         self._lengths += 1
         self._made += 1
@@ -131,8 +108,8 @@ class Batch:
         lengths = np.asarray([len(starts[unique[row.prompt]]) for row in rows], dtype=np.int64)
         history = _right_aligned(starts, self._loaded.pad, self._loaded.device)[pick]
         made = np.zeros(len(rows), dtype=np.int64)
-        tokens = self._make_plan(rows).tokens(logits[pick], history, lengths, made)
-        done, kept = self._settle(rows, tokens.tolist())
+        tokens, chosen = self._draw(rows, self._make_plan(rows), logits[pick], history, lengths, made)
+        done, kept = self._settle(rows, chosen)
         if kept:
             take = torch.tensor(kept, device=self._loaded.device)
             self._slots.join(source, pick[take])
@@ -219,6 +196,27 @@ class Batch:
         logits: Tensor = out.logits[:, -1].float()
         return logits
 
+    def _draw(
+        self,
+        rows: Sequence[Row],
+        plan: Plan,
+        logits: Tensor,
+        history: Tensor,
+        lengths: NDArray[np.int64],
+        made: NDArray[np.int64],
+    ) -> tuple[Tensor, list[int]]:
+        """The next token of every row, as a tensor and as numbers; rows that want it are told its log probability: the
+        model's own before any parameter, over the tokens that its choices allow."""
+        if allowed := {n: row.choices.following(row.ids) for n, row in enumerate(rows) if row.choices is not None}:
+            keep_only(logits, allowed)
+        curious = [n for n, row in enumerate(rows) if row.top_logprobs]
+        log_p = logits[curious].log_softmax(-1) if curious else None
+        tokens = plan.tokens(logits, history, lengths, made)
+        chosen: list[int] = tokens.tolist()  # the only wait for the device in a step
+        if log_p is not None:
+            tell_logprobs([(rows[n], chosen[n]) for n in curious], log_p, self._loaded.token_text)
+        return tokens, chosen
+
     def _settle(self, rows: Sequence[Row], chosen: Sequence[int]) -> tuple[list[Finished], list[int]]:
         """Note the new tokens; who has finished, and the numbers of those who have not."""
         done: list[Finished] = []
@@ -230,11 +228,15 @@ class Batch:
                 why = "the model's numbers overflowed (not a number); another dtype may help"
                 done.append(Finished(row, loaded.decode(ids), "error", len(ids), why))
                 continue
+            if not ids:
+                row.began = time.perf_counter()
             ids.append(token)
             if token in eos:
                 done.append(Finished(row, loaded.decode(ids[:-1]), "stop", len(ids)))
             elif row.stops is not None and (text := row.stops.cut(ids)) is not None:
                 done.append(Finished(row, text, "stop", len(ids)))
+            elif row.choices is not None and not row.choices.following(ids):
+                done.append(Finished(row, loaded.decode(ids), "stop", len(ids)))
             elif len(ids) >= row.limit:
                 done.append(Finished(row, loaded.decode(ids), "length", len(ids)))
             else:

@@ -12,8 +12,8 @@ import transformers as _transformers
 from torch import Tensor
 from transformers import LogitsProcessor, LogitsProcessorList, StoppingCriteria, StoppingCriteriaList
 
-from genopt.backends._hf_batch import Finished, Row
 from genopt.backends._hf_loading import LoadedModel, quiet
+from genopt.backends._hf_rows import Finished, Row
 from genopt.backends._hf_sampling import Decoding, penalise_presence_and_frequency
 from genopt.backends._hf_stop import StopWatch
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from genopt.errors import SpecError
 
 _HASH_WHOLE_BELOW = 200 * 2**20
+_WORTH_TELLING = 10**8  # bytes
 _TEXT_FILES = (
     "config.json",
     "tokenizer.json",
@@ -35,12 +36,26 @@ def model_folder(name: str) -> Path | None:
     return None
 
 
+def weight_files(folder: Path) -> list[Path]:
+    """The files that hold a model's weights."""
+    return sorted(folder.glob("*.safetensors")) or sorted(folder.glob("pytorch_model*.bin"))
+
+
+def loading(name: str) -> str:
+    """What to tell people while this model is loaded; nothing where it takes no time."""
+    folder = Path(name).expanduser()
+    if not folder.is_dir():
+        return f"loading {name} from the hub or its copy here"
+    size = sum(path.stat().st_size for path in weight_files(folder))
+    return f"loading {name} ({size / 1e9:.1f} GB)" if size >= _WORTH_TELLING else ""
+
+
 def digest(folder: Path, eos: tuple[int, ...]) -> str:
     """sha256 over configuration, tokenizer and weights; of big weights, the sizes and the first mebibyte of each.
 
     generation_config.json is left out: it holds the very parameters that are tuned. Its end tokens are counted.
     """
-    weights = sorted(folder.glob("*.safetensors")) or sorted(folder.glob("pytorch_model*.bin"))
+    weights = weight_files(folder)
     whole = sum(path.stat().st_size for path in weights) < _HASH_WHOLE_BELOW
     found = hashlib.sha256(json.dumps(eos).encode())
     for path in [folder / name for name in _TEXT_FILES if (folder / name).is_file()] + weights:

@@ -18,6 +18,7 @@ import torch
 import transformers as _transformers
 from transformers.cache_utils import DynamicCache, DynamicLayer, DynamicSlidingWindowLayer
 
+from genopt.backends._hf_choices import Choices
 from genopt.backends._hf_files import digest, model_folder
 from genopt.backends._hf_sampling import Rules
 from genopt.errors import BackendError, SpecError
@@ -99,6 +100,18 @@ class LoadedModel:
         """The text of generated ids; end tokens and other special tokens leave no trace."""
         text: str = self.tokenizer.decode(list(ids), skip_special_tokens=True)
         return text
+
+    def token_text(self, token: int) -> str:
+        """One token as it reads alone, special ones too."""
+        text: str = self.tokenizer.decode([token])
+        return text
+
+    def choices(self, texts: Sequence[str]) -> Choices:
+        """What keeps a text to one of these. Raises BackendError for an empty one, and for two that are spelt alike."""
+        spelt = [tuple(self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]) for text in texts]
+        if not all(spelt) or len(set(spelt)) < len(spelt):
+            raise BackendError(f"choices: {', '.join(map(repr, texts))} are not different texts, none of them empty")
+        return Choices(spelt, self.rules.eos)
 
 
 def load(name: str, options: Mapping[str, Any]) -> LoadedModel:

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
@@ -57,6 +57,10 @@ class Decoding:
         """False for greedy rows, which ignore the seed and every truncation."""
         return self.temperature >= GREEDY_BELOW
 
+    def unbanned(self) -> Decoding:
+        """The same without what may forbid a token or end the text: for a text that is kept to choices."""
+        return replace(self, no_repeat_ngram_size=0, min_tokens=0, stop=())
+
     @classmethod
     def of(cls, params: Mapping[str, Any]) -> Decoding:
         """The row of a request's coerced parameters; what is absent is off."""
@@ -72,6 +76,11 @@ class Rules:
     suppress: tuple[int, ...] = ()
     begin_suppress: tuple[int, ...] = ()
     forced_first: int | None = None
+
+    @property
+    def fixed(self) -> bool:
+        """True when they forbid or force tokens."""
+        return bool(self.suppress or self.begin_suppress or self.forced_first is not None)
 
 
 class Plan:

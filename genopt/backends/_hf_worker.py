@@ -15,9 +15,10 @@ from dataclasses import dataclass, field
 
 import torch
 
-from genopt.backends._hf_batch import Batch, Finished, Row
+from genopt.backends._hf_batch import Batch
 from genopt.backends._hf_beams import beam_search
 from genopt.backends._hf_loading import LoadedModel
+from genopt.backends._hf_rows import Finished, Row
 from genopt.errors import BackendError, GenoptError
 
 _LINGER_SECONDS = 0.002
@@ -29,22 +30,28 @@ _log = logging.getLogger(__name__)
 
 @dataclass(slots=True, eq=False)
 class Job:
-    """One request on its way: `prepare` makes its row, or its result at once, in the worker's thread."""
+    """One request on its way: `prepare` makes its row, or its result at once, in the worker's thread.
+
+    `alone` marks one of a batch that failed: it is decoded once more with the engine to itself.
+    """
 
     prepare: Callable[[], Row | Finished]
     future: Future[Finished] = field(default_factory=Future)
     row: Row | None = None
+    alone: bool = False
 
 
 class Worker:
     """Runs jobs in one thread until it is closed; results arrive at the jobs' futures, which may be cancelled."""
 
-    def __init__(self, loaded: LoadedModel, batch_size: int) -> None:
+    def __init__(self, loaded: LoadedModel, batch_size: int, tell: Callable[[str], None]) -> None:
         self._loaded = loaded
+        self._tell = tell
         self._most = batch_size if loaded.batchable else 1
         self._arrived: deque[Job] = deque()
         self._waiting: deque[Job] = deque()
         self._beams: deque[Job] = deque()
+        self._beaming = 0
         self._admitting: list[Job] = []
         self._batch = Batch(loaded)
         self._changed = threading.Condition()
@@ -63,6 +70,11 @@ class Worker:
                 self._changed.notify()
                 return
         _fail([job], _closed())
+
+    def stats(self) -> dict[str, float]:
+        """How many texts are being written and how many wait. May be called from any thread."""
+        waiting = len(self._arrived) + len(self._waiting) + len(self._beams)
+        return {"running": len(self._batch.rows) + self._beaming, "waiting": waiting}
 
     def close(self) -> None:
         """End the thread after its current step; whatever is unfinished gets a BackendError. Blocks; safe twice."""
@@ -129,7 +141,7 @@ class Worker:
     def _turn(self) -> None:
         """Admit, decode one step, and now and then let a beam search have the model."""
         newcomers = self._newcomers()
-        done = self._batch.admit([_fresh(job) for job in newcomers]) if newcomers else []
+        done = self._batch.admit([job.row.afresh() for job in newcomers if job.row]) if newcomers else []
         self._admitting = []
         done += self._batch.step()
         for finished in done:
@@ -141,10 +153,13 @@ class Worker:
 
     def _newcomers(self) -> list[Job]:
         """Who joins now. A prefill interrupts everyone, so a few newcomers wait a few steps for each other."""
-        running = len(self._batch.rows)
+        rows = self._batch.rows
+        running = len(rows)
         free = self._most - running
         if not self._waiting or free <= 0 or (running and not self._loaded.joinable):
             return []
+        if self._waiting[0].alone or (rows and rows[0].owner.alone):
+            free = 0 if rows else 1
         enough = min(free, max(1, self._most // 8))
         self._waited += 1
         if running and len(self._waiting) < enough and self._waited < _PATIENCE_STEPS:
@@ -155,43 +170,44 @@ class Worker:
         return chosen
 
     def _search(self, job: Job) -> None:
+        self._beaming = 1
         try:
-            _finish(job, beam_search(self._loaded, _fresh(job)))
+            assert job.row is not None
+            _finish(job, beam_search(self._loaded, job.row.afresh()))
         except Exception as error:
             if _is_out_of_memory(error):
                 self._free_memory()
                 error = _too_big()
             _fail([job], _as_backend_error(error))
+        finally:
+            self._beaming = 0
 
     def _recover(self, error: Exception) -> None:
-        """A failed step: out of memory halves the batch and starts its rows again, anything else fails them."""
+        """A failed step: out of memory halves the batch and starts its rows again; anything else lets every row try
+        once alone, so that it fails the guilty ones only."""
         jobs = list(dict.fromkeys([*(row.owner for row in self._batch.rows), *self._admitting]))
         jobs = [job for job in jobs if not job.future.done()]
         self._batch, self._admitting = Batch(self._loaded), []
-        if not _is_out_of_memory(error):
-            _log.debug("a batch of %d requests failed", len(jobs), exc_info=error)
-            _fail(jobs, _as_backend_error(error))
-            return
-        self._free_memory()
+        scarce = _is_out_of_memory(error)
+        if scarce:
+            self._free_memory()
         if len(jobs) <= 1:
-            _fail(jobs, _too_big())
+            _fail(jobs, _too_big() if scarce else _as_backend_error(error))
             return
-        self._most = max(1, len(jobs) // 2)
-        if not self._warned:
-            self._warned = True
-            _log.warning("out of memory with %d texts at once; going on with %d", len(jobs), self._most)
+        if scarce:
+            self._most = max(1, len(jobs) // 2)
+            if not self._warned:
+                self._warned = True
+                self._tell(f"out of memory with {len(jobs)} texts at once; going on with {self._most}")
+        else:
+            _log.debug("a batch of %d requests failed; each is tried alone", len(jobs), exc_info=error)
+            for job in jobs:
+                job.alone = True
         self._waiting.extendleft(reversed(jobs))
 
     def _free_memory(self) -> None:
         if self._loaded.device.type == "cuda":
             torch.cuda.empty_cache()
-
-
-def _fresh(job: Job) -> Row:
-    """The job's row with nothing written yet: it may be started again after running out of memory."""
-    row = job.row
-    assert row is not None
-    return Row(row.prompt, row.decoding, row.seed, row.limit, job)
 
 
 def _finish(job: Job, finished: Finished) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import difflib
 import functools
+import logging
 import time
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
@@ -17,9 +18,11 @@ from genopt.errors import BackendError, MissingExtra, SpecError
 from genopt.types import BackendInfo, Domain, Generation, Message, ParamValue, Range, Request
 
 if TYPE_CHECKING:
-    from genopt.backends._hf_batch import Finished, Row
     from genopt.backends._hf_loading import LoadedModel
+    from genopt.backends._hf_rows import Finished, Row
     from genopt.backends._hf_worker import Worker
+
+_log = logging.getLogger(__name__)
 
 PARAMS: Mapping[str, Domain] = {
     "temperature": Domain(
@@ -92,11 +95,18 @@ _OPTIONS: Mapping[str, Any] = {
     "raw": False,
     "threads": None,
 }
+_TOP_LOGPROBS = 20
 _DTYPES = ("auto", "float32", "bfloat16", "float16", "float64")
 
 
 class TransformersBackend:
     """A model folder or hub id, run in this process; each text depends on its own request and nothing else.
+
+    That holds to the letter in float32. In bfloat16 and float16 the sums of a larger batch round differently, and most
+    sampled texts differ in some token between a row alone and the same row among others (benchmarks/README.md).
+
+    A text may be kept to `choices` (by the tokens that spell them) and tells up to 20 log probabilities a token: the
+    model's own before any parameter, with choices over the tokens they allow.
 
     Options: device ("auto", "cuda", "cuda:1", "mps", "cpu"); dtype ("auto": float32 on a CPU, else the model's own);
     batch_size (texts decoded at once, 64 on a CPU and 128 on a GPU); revision and trust_remote_code of the hub;
@@ -105,6 +115,7 @@ class TransformersBackend:
     """
 
     params = PARAMS
+    tell: Callable[[str], None] = staticmethod(_log.info)
 
     def __init__(self, *, model: str, options: Mapping[str, Any] | None = None) -> None:
         self._model = model
@@ -128,9 +139,7 @@ class TransformersBackend:
 
         if self._worker is None:
             raise BackendError("the engine is not open", hint="await backend.open() first")
-        if request.schema is not None:
-            raise BackendError("this engine does not constrain a text to a schema")
-        params = self._coerced(request.params)
+        params = self._coerced(request)
         started = time.perf_counter()
         prompt_tokens = 0
 
@@ -142,8 +151,21 @@ class TransformersBackend:
         job = Job(prepare)
         self._worker.submit(job)
         done = await asyncio.wrap_future(job.future)
-        seconds = time.perf_counter() - started
-        return Generation(done.text, done.finish, prompt_tokens, done.tokens, seconds, why=done.why)
+        seconds, began = time.perf_counter() - started, done.row.began
+        return Generation(
+            done.text,
+            done.finish,
+            prompt_tokens,
+            done.tokens,
+            seconds,
+            tuple(done.row.told) if request.top_logprobs else None,
+            done.why,
+            None if began is None else began - started,
+        )
+
+    def stats(self) -> dict[str, float]:
+        """The texts that are being written, and those that wait."""
+        return {} if self._worker is None else self._worker.stats()
 
     async def aclose(self) -> None:
         """End the thread and free the model; what is unfinished gets a BackendError. Safe to call twice."""
@@ -161,15 +183,18 @@ class TransformersBackend:
         except ModuleNotFoundError as error:
             raise MissingExtra("PyTorch or transformers", "transformers") from error
         from genopt.backends._hf_batch import warm_up
+        from genopt.backends._hf_files import loading
         from genopt.backends._hf_loading import load, quiet
         from genopt.backends._hf_worker import Worker
 
+        if words := loading(self._model):
+            self.tell(words)
         loaded = load(self._model, self._options)
         with quiet():
             warm_up(loaded)
         size = self._options["batch_size"] or (64 if loaded.device.type == "cpu" else 128)
         self._encode = functools.lru_cache(maxsize=4096)(loaded.encode)
-        self._loaded, self._worker = loaded, Worker(loaded, size)
+        self._loaded, self._worker = loaded, Worker(loaded, size, self.tell)
         return BackendInfo(
             identity=loaded.identity,
             params=PARAMS,
@@ -178,11 +203,23 @@ class TransformersBackend:
             context=loaded.context,
             vocabulary=loaded.vocabulary,
             notes=loaded.notes,
+            structured=frozenset() if loaded.rules.fixed else frozenset({"choices"}),
+            top_logprobs=_TOP_LOGPROBS,
         )
 
     @staticmethod
-    def _coerced(params: Mapping[str, ParamValue]) -> dict[str, ParamValue]:
-        """The request's parameters in their own types. Raises BackendError for a name or value that is not legal."""
+    def _coerced(request: Request) -> dict[str, ParamValue]:
+        """The request's parameters in their own types. Raises BackendError for what is not legal or not done here."""
+        params = request.params
+        if request.schema is not None or request.regex is not None:
+            raise BackendError(
+                "this engine keeps a text to choices, not to a schema or a regex",
+                hint="The engines vllm and ollama do",
+            )
+        if not 0 <= request.top_logprobs <= _TOP_LOGPROBS:
+            raise BackendError(f"top_logprobs: {request.top_logprobs} is outside [0, {_TOP_LOGPROBS}]")
+        if params.get("num_beams", 1) != 1 and (request.choices or request.top_logprobs):
+            raise BackendError("choices and top_logprobs do not go with beams", hint="Set num_beams = 1")
         if "max_tokens" not in params:
             raise BackendError("the request does not say max_tokens")
         legal: dict[str, ParamValue] = {}
@@ -197,7 +234,7 @@ class TransformersBackend:
 
     def _row(self, request: Request, params: Mapping[str, ParamValue]) -> tuple[Row | Finished, int]:
         """The request as a row of the batch, or its result when the prompt does not fit; and the prompt's tokens."""
-        from genopt.backends._hf_batch import Finished, Row
+        from genopt.backends._hf_rows import Finished, Row
         from genopt.backends._hf_sampling import Decoding
 
         loaded = self._loaded
@@ -205,7 +242,12 @@ class TransformersBackend:
             raise BackendError("the engine was closed")
         prompt, decoding = self._encode(tuple(request.messages)), Decoding.of(params)
         size, limit = len(prompt), decoding.max_tokens
-        row = Row(prompt, decoding, request.seed, limit)
+        row = Row(prompt, decoding, request.seed, limit, top_logprobs=request.top_logprobs)
+        if request.choices:
+            if loaded.rules.fixed:
+                raise BackendError("this model fixes tokens in its generation_config.json: it takes no choices")
+            row.choices = loaded.choices(request.choices)
+            row.decoding = decoding.unbanned()
         if loaded.context is not None:
             room = loaded.context - (1 if loaded.seq2seq else size)
             if (size > loaded.context) if loaded.seq2seq else (room < 1):

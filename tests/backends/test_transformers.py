@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
-import logging
 import random
+import re
 import shutil
 import sys
 from collections.abc import Mapping, Sequence
@@ -20,6 +20,7 @@ from genopt.errors import BackendError, MissingExtra, SpecError
 from genopt.testing import BackendContract
 from genopt.types import Backend, Generation, Message, Request
 from tests import tiny_models
+from tests.backends.embedded import ONE_THREAD, generate, make_request, mixed_requests, outcome, texts
 
 torch = pytest.importorskip("torch", reason="the embedded engine needs PyTorch")
 transformers = pytest.importorskip("transformers", reason="the embedded engine needs transformers")
@@ -29,7 +30,6 @@ from genopt.backends._hf_sampling import Decoding, Plan, Rules  # noqa: E402
 from genopt.backends.transformers import PARAMS, TransformersBackend  # noqa: E402
 
 CPU = torch.device("cpu")
-ONE_THREAD = {"threads": 1, "device": "cpu"}
 
 
 @pytest.fixture(scope="module")
@@ -45,54 +45,6 @@ def llama(folder: Path) -> Path:
 @pytest.fixture(scope="module")
 def t5(folder: Path) -> Path:
     return tiny_models.make_t5(folder / "t5")
-
-
-def make_request(text: str | Sequence[Message], *, seed: int = 1, **params: Any) -> Request:
-    messages = (Message("user", text),) if isinstance(text, str) else tuple(text)
-    neutral = {name: domain.neutral[0] for name, domain in PARAMS.items() if domain.neutral}
-    return Request(messages, {**neutral, "max_tokens": 24, **params}, seed, "example")
-
-
-def generate(model: Path, requests: Sequence[Request], **options: Any) -> list[Generation]:
-    """All requests at once through a fresh backend."""
-
-    async def session() -> list[Generation]:
-        backend = TransformersBackend(model=str(model), options={**ONE_THREAD, **options})
-        await backend.open()
-        try:
-            return await asyncio.gather(*(backend.generate(request) for request in requests))
-        finally:
-            await backend.aclose()
-
-    return asyncio.run(session())
-
-
-def texts(model: Path, requests: Sequence[Request], **options: Any) -> list[str]:
-    return [done.text for done in generate(model, requests, **options)]
-
-
-def mixed_requests(count: int, *, most: int = 40) -> list[Request]:
-    """Requests with parameters, prompts and lengths drawn at random, from a fixed seed."""
-    draw = random.Random(5)
-    return [
-        make_request(
-            prompt,
-            seed=draw.randrange(2**31),
-            max_tokens=draw.randrange(1, most),
-            temperature=draw.choice([0.0, 0.6, 1.0, 1.5]),
-            top_k=draw.choice([0, 5, 40]),
-            top_p=draw.choice([1.0, 0.9, 0.5]),
-            min_p=draw.choice([0.0, 0.05]),
-            typical_p=draw.choice([1.0, 0.8]),
-            repetition_penalty=draw.choice([1.0, 1.3]),
-            no_repeat_ngram_size=draw.choice([0, 2, 3]),
-            presence_penalty=draw.choice([0.0, 0.7]),
-            frequency_penalty=draw.choice([0.0, 0.4]),
-            min_tokens=draw.choice([0, 9]),
-            stop=draw.choice([(), ("e",), (" do", "th")]),
-        )
-        for prompt in tiny_models.prompts(count)
-    ]
 
 
 class TestLlama(BackendContract):
@@ -281,7 +233,7 @@ class TestBatching:
         assert sum(sizes) <= 4  # one while opening, and one for each wave the requests arrived in
 
     def test_out_of_memory_halves_the_batch_and_loses_nothing(
-        self, llama: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+        self, llama: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         requests = mixed_requests(20)
         expected = [outcome(done) for done in generate(llama, requests)]
@@ -293,9 +245,11 @@ class TestBatching:
             return forward(self)
 
         monkeypatch.setattr(_hf_batch.Batch, "_forward", scarce)
-        with caplog.at_level(logging.WARNING, logger="genopt"):
-            assert [outcome(done) for done in generate(llama, requests)] == expected
-        assert len([record for record in caplog.records if "out of memory" in record.message]) == 1
+        told: list[str] = []
+        assert [outcome(done) for done in generate(llama, requests, tell=told.append)] == expected
+        assert len(told) == 1
+        assert (found := re.fullmatch(r"out of memory with (\d+) texts at once; going on with (\d+)", told[0]))
+        assert int(found[2]) == int(found[1]) // 2
 
     def test_out_of_memory_with_one_text_is_an_error(self, llama: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         def full(self: Any) -> Any:
@@ -529,10 +483,6 @@ class TestLifecycle:
     def test_illegal_parameters_are_refused(self, llama: Path, params: dict[str, Any], message: str) -> None:
         with pytest.raises(BackendError, match=message):
             generate(llama, [make_request("dog", **params)])
-
-
-def outcome(done: Generation) -> tuple[str, str, int, int]:
-    return done.text, done.finish, done.prompt_tokens, done.completion_tokens
 
 
 def check_staggered(model: Path, *, batch_size: int) -> None:
