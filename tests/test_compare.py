@@ -12,11 +12,14 @@ import numpy as np
 import pytest
 from scipy import stats as scipy_stats
 
+from genopt.archive import load
 from genopt.compare import Comparison, Output, Side, compare, mcnemar_exact
 from genopt.compare.blind import append, label, order, preference, recall
-from genopt.compare.sides import from_file
+from genopt.compare.sides import from_file, sides
 from genopt.compare.text import pair_text, summary
 from genopt.errors import SpecError
+from tests.studies import run
+from tests.toy import study
 
 
 def side(name: str, scores: dict[str, float | None], text: str = "text {}") -> Side:
@@ -240,3 +243,64 @@ def test_labels_are_kept_and_recalled_also_with_the_sides_exchanged(tmp_path: Pa
     path.write_text('{"id": "x"}\n', encoding="utf-8")
     with pytest.raises(SpecError, match=r"labels.jsonl:1: is no label"):
         recall(path, found, "me")
+
+
+# --- stored studies
+
+
+@pytest.fixture(scope="module")
+def stored(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A finished study on the toy engine, which shows an improvement."""
+    folder = tmp_path_factory.mktemp("stored")
+    ran = run(study(folder, count=200, budget={"trials": 8}, seed=3), folder)
+    assert ran.decided().verdict == "improved"
+    return f"sqlite:///{folder / 'toy.db'}#toy"
+
+
+def test_one_study_is_its_baseline_against_its_winner_on_the_holdout(stored: str) -> None:
+    found = compare(*sides(stored, None))
+    archive = load(stored)
+    verdict = archive.verdict
+    assert verdict is not None
+    assert found.result is not None
+    assert (found.a.name, found.metric) == ("toy, baseline", "right")
+    assert found.b.name == f"toy, winner (trial {verdict['trial']})"
+    assert found.result.difference == pytest.approx(verdict["difference"])
+    assert (found.result.wins, found.result.losses) == (verdict["wins"], verdict["losses"])
+    assert len(found.pairs) == verdict["holdout_examples"] == 80
+    assert "the holdout" in found.a.about
+    assert found.pairs[0].asked.references == ("yes",)
+
+
+def test_trials_are_compared_on_the_tune_split(stored: str) -> None:
+    worst_first = sorted(load(stored).rows(), key=lambda row: row["mean"])  # the best were measured again
+    numbers = [str(row["number"]) for row in worst_first if row["number"] is not None and not row["baseline"]]
+    found = compare(*sides(numbers[0], numbers[1], stored))
+    assert len(found.pairs) == 120
+    assert "the tune split" in found.b.about
+    again = compare(*sides(f"{stored}@{numbers[0]}", f"{stored}@{numbers[1]}"))
+    assert [pair.id for pair in again.pairs] == [pair.id for pair in found.pairs]
+    means = {str(row["number"]): row["mean"] for row in load(stored).rows()}
+    assert found.result is not None
+    assert found.result.difference == pytest.approx(means[numbers[1]] - means[numbers[0]])
+
+
+def test_a_study_is_compared_with_a_file(stored: str, tmp_path: Path) -> None:
+    side = sides(stored, None)[1]
+    rows = [{"id": key, "output": out.text, "score": out.scores["right"]} for key, out in side.outputs.items()]
+    found = compare(*sides(stored, file(tmp_path, "same.jsonl", rows)))
+    assert all(pair.same for pair in found.pairs)
+    assert len(found.pairs) == 80
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "message"),
+    [
+        ("{}@99", "{}@best", "there is no such trial"),
+        ("{}@best", None, "needs two sides"),
+        ("missing.jsonl", "{}", "no such file"),
+    ],
+)
+def test_a_side_that_does_not_exist_is_refused(stored: str, a: str, b: str | None, message: str) -> None:
+    with pytest.raises(SpecError, match=message):
+        sides(a.format(stored), None if b is None else b.format(stored))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from genopt.compare import Comparison, Pair
 from genopt.stats import UNBOUNDED
@@ -42,6 +43,33 @@ def summary(found: Comparison) -> str:
         conclusion(found),
     ]
     return safe("\n".join(lines))
+
+
+def summary_json(found: Comparison) -> dict[str, Any]:
+    """The same numbers as plain JSON."""
+    result = found.result
+    return {
+        "a": found.a.name,
+        "b": found.b.name,
+        "metric": found.metric,
+        "examples": len(found.pairs),
+        "same_text": sum(pair.same for pair in found.pairs),
+        "only_a": found.only_a,
+        "only_b": found.only_b,
+        "difference": None if result is None else result.difference,
+        "interval": None if result is None else [_known(result.low), _known(result.high)],
+        "p_value": found.p_value,
+        "test": found.test or None,
+        "wins": None if result is None else result.wins,
+        "ties": None if result is None else result.ties,
+        "losses": None if result is None else result.losses,
+        "examples_needed": found.needed,
+        "conclusion": conclusion(found),
+    }
+
+
+def _known(bound: float) -> float | None:
+    return bound if abs(bound) < UNBOUNDED else None
 
 
 def conclusion(found: Comparison) -> str:
