@@ -15,12 +15,12 @@ ROOT = Path(genopt.__file__).parent
 
 FLOORS: dict[int, str] = {
     0: "types errors events",
-    1: "space canonical prompt _templates metrics extract stats racing objectives words worddiff",
+    1: "space canonical prompt _templates metrics extract stats agreement racing objectives words worddiff",
     2: "spec",
     3: "dataset _rows _examples database tables store writer plugins backends scorers",
     4: "study",
     5: "trial schedule plan checks prepare",
-    6: "session outcomes desk search confirm fork runner evaluation archive observations report compare",
+    6: "session outcomes desk search confirm fork runner evaluation archive observations report compare calibrate judge_check",
     7: "cli console dashboard template testing __main__ __init__",
 }
 FLOOR_OF = {name: floor for floor, names in FLOORS.items() for name in names.split()}
