@@ -20,7 +20,8 @@ FLOORS: dict[int, str] = {
     3: "dataset _rows _examples database tables store writer plugins backends scorers",
     4: "study",
     5: "trial schedule plan checks prepare",
-    6: "session outcomes desk search confirm fork runner evaluation archive observations report compare calibrate judge_check",
+    6: "session outcomes desk search confirm fork runner evaluation archive observations report compare"
+    " calibrate judge_check",
     7: "cli console dashboard template testing __main__ __init__",
 }
 FLOOR_OF = {name: floor for floor, names in FLOORS.items() for name in names.split()}
