@@ -1,5 +1,5 @@
-"""Owns serving optuna-dashboard on a study's storage. It has no password, so it listens on this machine alone unless it
-is told otherwise."""
+"""Owns serving optuna-dashboard on a study's storage, with notes, tables of outputs and figures over it. It has no
+password, so it listens on this machine alone unless it is told otherwise."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
 from genopt.archive import load
 from genopt.errors import MissingExtra, StudyError
+from genopt.study.annotated import Annotated, Files
 from genopt.study.storage import open_storage
 
 
@@ -23,17 +24,24 @@ class _Quiet(WSGIRequestHandler):
 
 
 def serve(study: str, *, host: str, port: int, browser: bool, say: Callable[[str], None]) -> None:
-    """Serve until interrupted. Raises MissingExtra, SpecError, StudyError (the port is taken)."""
+    """Serve until interrupted, while the study runs or after. Raises MissingExtra, SpecError, StudyError (the port is
+    taken)."""
     try:
         from optuna_dashboard import wsgi
     except ImportError:
         raise MissingExtra("optuna-dashboard", "dashboard") from None
+    from genopt.dashboard.live import Live
+
     archive = load(study)
-    storage, _ = open_storage(archive.url, create=False)
+    _, beneath = open_storage(archive.url, create=False)
+    live = Live(study)
+    storage = Annotated(beneath, archive.id, live.attributes)
     try:
-        server = make_server(host, port, wsgi(storage), server_class=_Server, handler_class=_Quiet)
+        app = wsgi(storage, artifact_store=Files(live.file))
+        server = make_server(host, port, app, server_class=_Server, handler_class=_Quiet)
     except OSError as error:
         raise StudyError(f"dashboard: cannot listen on {host}:{port} ({error})", hint="choose another --port") from None
+    live.start()
     address = f"http://{host}:{server.server_port}/dashboard"
     say(f"dashboard of {archive.name} at {address} (Ctrl-C ends it)")
     if browser:
@@ -43,4 +51,5 @@ def serve(study: str, *, host: str, port: int, browser: bool, say: Callable[[str
     except KeyboardInterrupt:
         say("")
     finally:
+        live.close()
         server.server_close()
