@@ -21,7 +21,7 @@ FLOORS: dict[int, str] = {
     4: "study",
     5: "trial schedule plan checks prepare",
     6: "session outcomes desk search confirm fork runner evaluation archive observations report compare"
-    " calibrate judge_check",
+    " calibrate judge_check imported",
     7: "cli console dashboard template testing __main__ __init__",
 }
 FLOOR_OF = {name: floor for floor, names in FLOORS.items() for name in names.split()}
@@ -29,10 +29,11 @@ FLOOR_OF = {name: floor for floor, names in FLOORS.items() for name in names.spl
 # Library -> the files (or folders) that may import it at all.
 OWNERS = {
     "optuna": ("study/",),
-    "optuna_dashboard": ("dashboard",),
+    "optuna_dashboard": ("dashboard/",),
     "torch": ("backends/", "scorers/embedding"),
     "transformers": ("backends/", "scorers/embedding"),
     "vllm": ("backends/",),
+    "httpx": ("backends/_http",),
     "sentence_transformers": ("scorers/embedding",),
     "datasets": ("_rows",),
     "pyarrow": ("_rows",),

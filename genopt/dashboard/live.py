@@ -141,7 +141,7 @@ def examples_of(
         return []
     mine, before = (_first_texts(texts[name]) for name in (key, baseline))
     places = {"Best against the baseline": -1, "Median": len(gains) // 2, "Worst": 0}
-    found = []
+    found: list[Shown] = []
     for title, place in places.items():
         example = str(gains.index[place])
         if example not in [each.example_id for each in found]:

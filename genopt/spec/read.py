@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import json
 import tomllib
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -15,7 +16,7 @@ from genopt.objectives import TIMED
 from genopt.spec import StudySpec
 from genopt.spec._base import Table
 from genopt.spec.dimensions import Choices, Range
-from genopt.spec.scorers import KINDS
+from genopt.spec.scorers import KINDS, ScorerSpec
 
 Where = tuple[str | int, ...]
 WANTS = {
@@ -80,6 +81,27 @@ def make_study(
     if problems:
         raise SpecError([f"{source}: {problem}" for problem in problems])
     return spec
+
+
+def read_scorer(written: str, name: str) -> ScorerSpec:
+    """A scorer as a command line writes it: a kind (`rouge_l`), its table (`{kind = "contains", values = ["x"]}`)
+    or the path of a TOML file that holds it. Raises SpecError."""
+    text = written.strip()
+    if text.endswith(".toml"):
+        try:
+            text = Path(text).read_text(encoding="utf-8")
+        except OSError as error:
+            raise SpecError(f"--scorer {written}: cannot be read ({error.strerror})") from None
+    elif not text.startswith("{"):
+        text = f"kind = {json.dumps(text)}"
+    else:
+        text = f"table = {text}"
+    try:
+        table = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise SpecError(f"--scorer {written}: is no table ({error}). Write e.g. {{kind = \"rouge_l\"}}") from None
+    study = {"dataset": {"rows": []}, "backend": {"model": "-"}, "scorers": {name: table.get("table", table)}}
+    return make_study(study, source="--scorer").scorers[name]
 
 
 def _blamed(problem: str, source: str, overrides: Sequence[str]) -> str:
