@@ -102,6 +102,10 @@ class Session:
         await self.db(self.store.join, self.worker, self.study.id)
         self.writer = Writer(spec.url, self.worker.id)
         self.observer = plan.observer(self.study.id, self.writer, self.meter, on_generation=self._tick)
+        for scorer in plan.scorers.values():
+            remember = getattr(scorer, "remember", None)
+            if remember is not None:
+                remember(await self.db(self.store.judgments, getattr(scorer, "digest", "")), self.writer.add)
         await self.release_the_dead()
         await self.learn()
         await self.recall()

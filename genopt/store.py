@@ -21,13 +21,15 @@ from genopt.tables import (
     generation_id,
     generation_of,
     generations,
+    judgment_of,
+    judgments,
     meta,
     metadata,
     scores,
     trial_rows,
     workers,
 )
-from genopt.types import Example, Phase, Score
+from genopt.types import Example, Judgment, Phase, Score
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,6 +143,12 @@ class Store:
             )
             for row in found
         ]
+
+    def judgments(self, judge: str) -> dict[str, Judgment]:
+        """Every stored judgment of one judge, by key."""
+        query = sa.select(judgments).where(judgments.c.judge == judge)
+        with self._engine.connect() as connection:
+            return {row["key"]: judgment_of(row) for row in connection.execute(query).mappings()}
 
     def spent(self, study_id: int) -> Spent:
         """What is paid for: generations by phase, and tokens read and written."""

@@ -13,7 +13,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from genopt.types import Example, Generation, Params, Phase, Score
+from genopt.types import Example, Generation, Judgment, Params, Phase, Score
 
 SCHEMA_VERSION = 2
 UNIQUE = ("config_key", "example_id", "sample", "phase")
@@ -48,6 +48,21 @@ scores = sa.Table(
     sa.Column("scorer_key", sa.String(64), primary_key=True),
     sa.Column("value", sa.Float),
     sa.Column("why", sa.Text, nullable=False, server_default=""),
+)
+judgments = sa.Table(
+    "genopt_judgments",
+    metadata,
+    sa.Column("key", sa.String(64), primary_key=True),
+    sa.Column("judge", sa.String(64), nullable=False, index=True),
+    sa.Column("value", sa.Float),
+    sa.Column("why", sa.Text, nullable=False),
+    sa.Column("probabilities", sa.Text, nullable=False),
+    sa.Column("raw", sa.Text, nullable=False),
+    sa.Column("mode", sa.String(32), nullable=False),
+    sa.Column("calls", sa.Integer, nullable=False),
+    sa.Column("prompt_tokens", sa.Integer, nullable=False),
+    sa.Column("completion_tokens", sa.Integer, nullable=False),
+    sa.Column("seconds", sa.Float, nullable=False),
 )
 trial_rows = sa.Table(
     "genopt_trial_rows",
@@ -131,6 +146,29 @@ def score_row(generation_id: int, scorer_key: str, score: Score) -> dict[str, An
         "value": score.value,
         "why": _storable(score.why),
     }
+
+
+def judgment_row(key: str, judge: str, judgment: Judgment) -> dict[str, Any]:
+    """A judgment as a row of its table; `key` is a digest of everything it depends on, `judge` that of who made it."""
+    return {
+        "key": key,
+        "judge": judge,
+        "value": judgment.value,
+        "why": _storable(judgment.why),
+        "probabilities": json.dumps(dict(judgment.probabilities), ensure_ascii=False),
+        "raw": _storable(judgment.raw),
+        "mode": judgment.mode,
+        "calls": judgment.calls,
+        "prompt_tokens": judgment.prompt_tokens,
+        "completion_tokens": judgment.completion_tokens,
+        "seconds": judgment.seconds,
+    }
+
+
+def judgment_of(row: Any) -> Judgment:
+    """The judgment in a row of its table."""
+    kept = {name: value for name, value in row.items() if name not in ("key", "judge", "probabilities")}
+    return Judgment(probabilities=json.loads(row["probabilities"]), **kept)
 
 
 def generation_of(row: Any) -> Generation:

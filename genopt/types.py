@@ -100,6 +100,26 @@ class Score:
 
 @dataclass(frozen=True, slots=True)
 class Range:
+@dataclass(frozen=True, slots=True)
+class Judgment:
+    """A judge's answer to one question about a text.
+
+    `value` is the expected value in [0, 1] over `probabilities` (label -> probability, summing to 1), or None when the
+    judge could not be understood, and `why` says so. `raw` is what it wrote; `mode` how that was read. The rest is what
+    it cost, over all `calls`.
+    """
+
+    value: float | None
+    why: str
+    probabilities: Mapping[str, float]
+    raw: str
+    mode: str
+    calls: int
+    prompt_tokens: int
+    completion_tokens: int
+    seconds: float
+
+
     """Where it is worth searching a parameter: used when a study file names no space of its own."""
 
     low: float

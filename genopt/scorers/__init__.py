@@ -32,13 +32,15 @@ KINDS = {
     "distinct": "genopt.scorers.diversity:Distinct",
     "consistency": "genopt.scorers.diversity:Consistency",
     "embedding": "genopt.scorers.embedding:Embedding",
+    "judge": "genopt.scorers.judge:Judge",
 }
 FUNCTION = "genopt.scorers.function:Function"
 _ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
 
 
-def make_scorer(name: str, spec: ScorerSpec, folder: Path) -> Scorer:
-    """The scorer that a table of the study file describes. Raises SpecError when it cannot be made."""
+def make_scorer(name: str, spec: ScorerSpec, folder: Path, *, seed: int = 0) -> Scorer:
+    """The scorer that a table of the study file describes; `seed` is the study's. Raises SpecError when it cannot be
+    made."""
     made: Any
     options = spec.model_dump(by_alias=True, exclude={"kind"})
     if isinstance(spec, (Function, Plugin)):
@@ -55,6 +57,8 @@ def make_scorer(name: str, spec: ScorerSpec, folder: Path) -> Scorer:
         made = load_object(KINDS[spec.kind], folder, key=f"scorers.{name}")
         if spec.kind == "embedding" and (folder / str(options["model"])).is_dir():
             options["model"] = str(folder / str(options["model"]))
+        if spec.kind == "judge":
+            options |= {"folder": folder, "seed": seed}
     try:
         scorer = made(name=name, **options)
     except TypeError as error:
@@ -65,9 +69,11 @@ def make_scorer(name: str, spec: ScorerSpec, folder: Path) -> Scorer:
 
 
 def scorer_key(spec: ScorerSpec, scorer: Scorer, folder: Path, *, repeats: int) -> str:
-    """What a stored score depends on besides its generation: kind, options, a function's source, and the number of
-    samples seen together where the scorer looks at them together."""
-    described: dict[str, Any] = spec.model_dump(mode="python", by_alias=True)
+    """What a stored score depends on besides its generation: kind, options, a function's source, what an attached
+    scorer says it is (`identity`), and the number of samples seen together where the scorer looks at them together."""
+    described: dict[str, Any] = spec.model_dump(mode="python", by_alias=True, exclude=getattr(spec, "INERT", None))
+    if identity := getattr(scorer, "identity", None):
+        described["identity"] = dict(identity)
     if isinstance(spec, (Function, Plugin)):
         function = spec.function if isinstance(spec, Function) else spec.kind
         loaded = load_object(function, folder, key=f"scorers.{scorer.name}") if isinstance(function, str) else function

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, PrivateAttr, field_validator, model_validator
 
 from genopt.objectives import MEASURED, Constraint, Goal, Objective
-from genopt.spec._base import Table
+from genopt.spec._base import Table, TextFile
 from genopt.spec.dimensions import SpaceSpec, Value
 from genopt.spec.scorers import ScorerSpec
 
@@ -58,13 +58,6 @@ class DatasetSpec(Table):
         if (self.path is None) == (self.rows is None):
             raise ValueError("needs path (a file or a hub id), or rows from Python. Give exactly one of them")
         return self
-
-
-class TextFile(Table):
-    """A text kept in a file, from the study file's folder."""
-
-    file: str
-    """Path of the file."""
 
 
 class PromptSpec(Table):

@@ -9,3 +9,10 @@ class Table(BaseModel):
     """A table of the study file: unknown keys and wrong types are mistakes, never guesses."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, use_attribute_docstrings=True)
+
+
+class TextFile(Table):
+    """A text kept in a file, from the study file's folder."""
+
+    file: str
+    """Path of the file."""

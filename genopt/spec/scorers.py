@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Discriminator, Field, Tag, WithJsonSchema, model_validator
 
 from genopt.spec._base import Table
+from genopt.spec.judge import Judge
 
 
 class ExactMatch(Table):
@@ -201,7 +202,7 @@ class Plugin(Table):
 
 BUILT_IN = (
     *(ExactMatch, Contains, Regex, Numeric, TokenF1, RougeL, RougeN, Chrf, Bleu, Levenshtein, JsonSchema, Length),
-    *(Diversity, Distinct, Consistency, Embedding, Function),
+    *(Diversity, Distinct, Consistency, Embedding, Judge, Function),
 )
 KINDS: dict[str, type[Table]] = {model.model_fields["kind"].annotation.__args__[0]: model for model in BUILT_IN}  # type: ignore[union-attr]
 
@@ -232,6 +233,7 @@ ScorerSpec = Annotated[
     | Annotated[Distinct, Tag("#distinct")]
     | Annotated[Consistency, Tag("#consistency")]
     | Annotated[Embedding, Tag("#embedding")]
+    | Annotated[Judge, Tag("#judge")]
     | Annotated[Function, Tag("#function")]
     | Annotated[Plugin, Tag("#plugin")],
     Discriminator(_kind, custom_error_type="scorer_kind", custom_error_message="is not a scorer genopt knows"),
