@@ -33,7 +33,7 @@ async def prepare(spec: StudySpec, *, tell: Callable[[str], None] = lambda text:
     space = _attempt(found, lambda: build_space(spec.space, spec.folder))
     prompt = _attempt(found, lambda: _prompt(spec, space))
     scorers: dict[str, Scorer] = {}
-    for name, table in tables.items():
+    for name, table in spec.scorers.items():
         scorer = _attempt(found, lambda name=name, table=table: make_scorer(name, table, spec.folder, seed=spec.seed))
         if scorer is not None:
             scorers[name] = scorer
