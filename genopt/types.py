@@ -25,12 +25,14 @@ class Message:
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """One row of the user's data: its fields as read, the acceptable answers, and the group it must stay with."""
+    """One row of the user's data: its fields as read, the acceptable answers, the group it must stay with, and the
+    paths of the images that are shown with it."""
 
     id: str
     fields: Mapping[str, Any]
     references: tuple[str, ...] = ()
     group: str | None = None
+    images: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,8 +101,6 @@ class Score:
 
 
 @dataclass(frozen=True, slots=True)
-class Range:
-@dataclass(frozen=True, slots=True)
 class Judgment:
     """A judge's answer to one question about a text.
 
@@ -120,6 +120,8 @@ class Judgment:
     seconds: float
 
 
+@dataclass(frozen=True, slots=True)
+class Range:
     """Where it is worth searching a parameter: used when a study file names no space of its own."""
 
     low: float
