@@ -37,7 +37,7 @@ def show(study: Path, overrides: tuple[str, ...], scorer: str | None, example: s
     \b
     genopt judge show study.toml --example ticket-17 --text "Have you tried turning it off?"
     """
-    from genopt.report import safe
+    from genopt.words import safe
     from genopt.spec.read import read_study
 
     try:
