@@ -8,6 +8,7 @@ from __future__ import annotations
 import difflib
 import json
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from genopt._rows import Rows, plain
@@ -18,15 +19,24 @@ REFERENCE_NAMES = ("reference", "references", "target", "answer", "expected", "i
 ID_NAMES = ("id", "_id", "uid")
 GROUP_NAMES = ("group",)
 ROLES = ("system", "user", "assistant")
+IMAGES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp")
 SHOWN = 20
 _MISSING = object()
 
 
 class Reader:
-    """Turns rows into examples; `examples` raises every mistake at once."""
+    """Turns rows into examples; `examples` raises every mistake at once. Paths of images start at `folder`."""
 
     def __init__(
-        self, raw: Rows, *, reference: str | None, id: str | None, group: str | None, map: Mapping[str, str]
+        self,
+        raw: Rows,
+        *,
+        reference: str | None,
+        id: str | None,
+        group: str | None,
+        map: Mapping[str, str],
+        images: str | None,
+        folder: Path,
     ) -> None:
         self.raw = raw
         self.problems: list[str] = []
@@ -37,6 +47,8 @@ class Reader:
         self.reference = self._column("reference", reference, REFERENCE_NAMES)
         self.id = self._column("id", id, ID_NAMES)
         self.group = self._column("group", group, GROUP_NAMES)
+        self.images = self._column("images", images, ())
+        self.folder = folder
 
     def examples(self) -> tuple[list[Example], dict[str, int]]:
         """The examples in the source's order, and the line or row of each id. Raises SpecError with every mistake."""
@@ -130,7 +142,8 @@ class Reader:
             if not identity:
                 raise ValueError(f'no id in "{self.id}". Fill it in, or name another column with dataset.id')
         group = _label(_find(fields, self.group), f'the group "{self.group}"') if self.group is not None else ""
-        return Example(identity, fields, answers, group or None)
+        images = _images(_find(fields, self.images), self.folder) if self.images is not None else ()
+        return Example(identity, fields, answers, group or None, images)
 
     def _field(self, name: str, value: Any) -> Any:
         """A cell that is a JSON list becomes one: any list where a list is meant, else only one of texts or objects,
@@ -142,7 +155,7 @@ class Reader:
         except (ValueError, RecursionError):
             return value
         kinds = {type(item) for item in items} if isinstance(items, list) else {None}
-        meant = name in (self.reference, "messages") and isinstance(items, list)
+        meant = name in (self.reference, self.images, "messages") and isinstance(items, list)
         return plain(items) if meant or kinds == {str} or kinds == {dict} else value
 
 
@@ -173,6 +186,20 @@ def _references(value: Any) -> tuple[str, ...]:
         raise ValueError("the reference holds objects or lists of lists. It must be a text or a list of texts")
     texts = (_written(item) for item in items if item is not None and item is not _MISSING)
     return tuple(text for text in texts if text.strip())
+
+
+def _images(value: Any, folder: Path) -> tuple[str, ...]:
+    """The absolute paths of the images that a cell names: none, one, or a list."""
+    items = [] if value is _MISSING or value == "" else value if isinstance(value, list) else [value]
+    found: list[str] = []
+    for item in items:
+        path = folder / Path(item).expanduser() if isinstance(item, str) else folder
+        if path.suffix.lower() not in IMAGES:
+            raise ValueError(f'the image "{item}" is no path that ends in {", ".join(IMAGES)}. Correct it')
+        if not path.is_file():
+            raise ValueError(f'there is no image "{item}". Paths start at the data\'s folder ({folder.resolve()})')
+        found.append(str(path.absolute()))
+    return tuple(found)
 
 
 def _written(value: Any) -> str:

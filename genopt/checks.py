@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from genopt import dataset as data
+from genopt import output as constrained
 from genopt.errors import SpecError
 from genopt.prompt import Prompt, problems
 from genopt.space import Choice, Constant, Dimension, Number, SearchSpace, Switch
@@ -113,6 +114,19 @@ def names_are_known(
     found += [f"prompt: {problem}" for problem in problems(prompt, fields, variables | (spec.baseline.keys() & used))]
     if not space.open_dimensions():
         found.append("space: there is nothing to search. Give at least one range, choice or switch")
+    if found:
+        raise SpecError(found)
+
+
+def engine_can(spec: StudySpec, examples: Sequence[Example], output: Mapping[str, Any], info: BackendInfo) -> None:
+    """Hold the constraint on answers and the images against the engine. Raises SpecError for what it cannot do."""
+    engine = info.identity.get("engine", spec.backend.kind)
+    found = list(constrained.problems(output, info, engine))
+    if not info.images and any(example.images for example in examples):
+        found.append(
+            f"dataset.images: the model {spec.backend.model} of {engine} does not see images."
+            " Take one that does, or drop the key"
+        )
     if found:
         raise SpecError(found)
 

@@ -23,8 +23,8 @@ from genopt.types import Example
 class Dataset:
     """The examples of one source, with what is needed to name any of them to a person.
 
-    `digest` is a sha256 over id, fields, references and group of the examples in the source's order, whatever order
-    they are kept in. `lines` tells the line (`unit` "line") or the row counted from 1 (`unit` "row") of each id.
+    `digest` is a sha256 over id, fields, references, group and images of the examples in the source's order, whatever
+    order they are kept in. `lines` tells the line (`unit` "line") or the row counted from 1 (`unit` "row") of each id.
     """
 
     examples: tuple[Example, ...]
@@ -49,11 +49,13 @@ def load(
     seed: int = 0,
     split: str | None = None,
     format: str | None = None,
+    images: str | None = None,
 ) -> Dataset:
     """The examples of a file, a hub data set or rows; whatever is wrong with them is raised as one SpecError.
 
-    `map` renames (new name -> name in the file) before anything else is looked up. `reference`, `id`, `group` and the
-    right sides of `map` may be paths into objects (`answers.text`). Without them the first of the usual names counts,
+    `map` renames (new name -> name in the file) before anything else is looked up. `reference`, `id`, `group`, `images`
+    and the right sides of `map` may be paths into objects (`answers.text`). `images` names one image or a list of them
+    by their paths from the file's folder. Without them the first of the usual names counts,
     an id then defaults to the number of the row from 1, and a row's `messages` give up a last assistant turn as the
     reference. A null or NaN field becomes "". `limit` keeps the first rows, after a seeded shuffle if asked for.
     """
@@ -62,7 +64,11 @@ def load(
     if limit is not None and limit < 1:
         raise SpecError(f"dataset.limit: {limit} leaves no rows. Use 1 or more, or remove it")
     raw = read(path, folder, format, split) if path is not None else collect("rows", "row", enumerate(rows or (), 1))
-    reader = Reader(raw, reference=reference, id=id, group=group, map=map or {})
+    file = folder / Path(path or "").expanduser()
+    reader = Reader(
+        raw, reference=reference, id=id, group=group, map=map or {}, images=images,
+        folder=file.parent if file.is_file() else folder,
+    )  # fmt: skip
     examples, lines = reader.examples()
     kept = list(range(len(examples)))
     if shuffle:
@@ -111,7 +117,7 @@ def split(examples: Sequence[Example], *, holdout: float, seed: int) -> tuple[tu
 
 
 def example_digest(example: Example) -> str:
-    """A sha256 of everything an example holds: its id, fields, references and group."""
+    """A sha256 of everything an example holds: its id, fields, references, group and the content of its images."""
     return hashlib.sha256(_canonical(example).encode()).hexdigest()
 
 
@@ -138,6 +144,8 @@ def require_references(dataset: Dataset, scorer_names: Iterable[str]) -> None:
 
 def _canonical(example: Example) -> str:
     whole = [example.id, dict(example.fields), list(example.references), example.group]
+    if example.images:
+        whole.append([hashlib.sha256(Path(image).read_bytes()).hexdigest() for image in example.images])
     return json.dumps(whole, sort_keys=True, separators=(",", ":"))
 
 

@@ -119,6 +119,7 @@ def _load(spec: StudySpec, data: str) -> dataset.Dataset:
         reference=table.reference,
         id=table.id,
         map=table.map,
+        images=table.images,
         split=None if here else table.split,
     )
 

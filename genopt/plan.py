@@ -9,6 +9,7 @@ import json
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 from genopt import canonical
@@ -70,6 +71,7 @@ class Plan:
     today: Params
     slots: asyncio.Semaphore
     models: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    output: Mapping[str, Any] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
 
     @property
@@ -128,13 +130,16 @@ class Plan:
         kept = canonical.canonical(resolved, self.domains, switches=switches, vocabulary=self.info.vocabulary)
         texts = list(self.prompt.texts(variables))
         if count:
-            texts.append(self._pool_digest())
+            texts.append(self._pool_digest)
         identity = {**self.info.identity, **({"shots": str(count)} if count else {})}
         identity |= self.models.get(str(request.get("model")), {})
+        if self.output:
+            identity["output"] = json.dumps(self.output, sort_keys=True)
         key = canonical.config_key(identity, texts, {n: v for n, v in kept.items() if n in self.domains})
         shown = {name: value for name, value in resolved.items() if value is not None}
         return Configuration(shown, request, variables, count, key, canonical.deterministic(kept))
 
+    @cached_property
     def _pool_digest(self) -> str:
         ids = [(example.id, data.example_digest(example)) for example in self.tune]
         return hashlib.sha256(json.dumps(ids).encode()).hexdigest()
@@ -157,6 +162,7 @@ class Plan:
             meter=meter,
             slots=self.slots,
             on_generation=on_generation,
+            output=self.output,
         )
 
     def digested(self) -> list[tuple[Example, str, str]]:
@@ -190,6 +196,7 @@ class Plan:
             "objectives": self.goal.title,
             "constraints": [str(constraint) for constraint in self.goal.constraints],
             "search.repeats": spec.search.repeats,
+            **({"output": json.loads(json.dumps(self.output))} if self.output else {}),
         }
 
     async def aclose(self) -> None:

@@ -10,8 +10,9 @@ from typing import Any
 
 from genopt import dataset as data
 from genopt.backends import make_backend
-from genopt.checks import data_problems, names_are_known, shots_problems
+from genopt.checks import data_problems, engine_can, names_are_known, shots_problems
 from genopt.errors import BackendError, GenoptError, MissingExtra, SpecError
+from genopt.output import constraint, scorers_with
 from genopt.plan import DEFAULT_TRIALS, Plan, concurrency
 from genopt.prompt import Prompt
 from genopt.scorers import make_scorer, scorer_key
@@ -32,8 +33,10 @@ async def prepare(spec: StudySpec, *, tell: Callable[[str], None] = lambda text:
     dataset = _attempt(found, lambda: _load(spec))
     space = _attempt(found, lambda: build_space(spec.space, spec.folder))
     prompt = _attempt(found, lambda: _prompt(spec, space))
+    output: dict[str, Any] = _attempt(found, lambda: constraint(spec)) or {}
+    tables = scorers_with(output, spec)
     scorers: dict[str, Scorer] = {}
-    for name, table in spec.scorers.items():
+    for name, table in tables.items():
         scorer = _attempt(found, lambda name=name, table=table: make_scorer(name, table, spec.folder, seed=spec.seed))
         if scorer is not None:
             scorers[name] = scorer
@@ -59,6 +62,7 @@ async def prepare(spec: StudySpec, *, tell: Callable[[str], None] = lambda text:
         space = space if space.dimensions else default_space(info.params)
         fields = _fields(dataset.examples)
         names_are_known(spec, prompt, space, info, fields)
+        engine_can(spec, dataset.examples, output, info)
         today = _today(spec, space, info, fields)
         models = await _models(backend, space, today)
         slots = asyncio.Semaphore(concurrency(spec, info))
@@ -69,10 +73,10 @@ async def prepare(spec: StudySpec, *, tell: Callable[[str], None] = lambda text:
         sampler = choose_sampler(
             spec.search.sampler, space, trials=spec.budget.trials or DEFAULT_TRIALS, several=goal.several
         )
-        keys = {n: scorer_key(spec.scorers[n], s, spec.folder, repeats=spec.search.repeats) for n, s in scorers.items()}
+        keys = {n: scorer_key(tables[n], s, spec.folder, repeats=spec.search.repeats) for n, s in scorers.items()}
         plan = Plan(
             spec, dataset, tune, holdout, prompt, backend, info, space, goal, scorers, keys, sampler, today,
-            slots, models, warnings=[*dataset.warnings, *info.notes],
+            slots, models, output, warnings=[*dataset.warnings, *info.notes],
         )  # fmt: skip
         if sampler.name == "grid" and plan.trials is not None:
             points = sum(1 for _ in islice(space.grid(spec.search.grid_points), plan.trials + 1))
@@ -123,6 +127,7 @@ def _load(spec: StudySpec) -> data.Dataset:
         id=table.id,
         group=table.group,
         map=table.map,
+        images=table.images,
         limit=table.limit,
         shuffle=table.shuffle,
         seed=spec.seed,

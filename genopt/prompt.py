@@ -10,7 +10,7 @@ from __future__ import annotations
 import difflib
 import json
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from genopt._templates import Compiled, Templates
@@ -98,7 +98,8 @@ class Prompt:
     def render(
         self, example: Example, variables: Mapping[str, Any], shots: Sequence[Example] = ()
     ) -> tuple[Message, ...]:
-        """The messages for one example, the last user message never blank; a blank system message is left out.
+        """The messages for one example, the last user message never blank and with the example's images; a blank system
+        message is left out.
 
         Shots are put before the last user message as pairs of user and assistant, unless a template writes `shots`
         itself. Raises SpecError, naming template and example, when a template fails or the user prompt is blank.
@@ -115,11 +116,13 @@ class Prompt:
         for message in rendered:
             if message.role == "user" and not message.content.strip():
                 raise SpecError(f'example "{example.id}": the user prompt is empty. Fill in the row or its template')
+        rendered[plan.user] = replace(rendered[plan.user], images=example.images)
         if shots:
             part = plan.parts[plan.user][1]
             pairs: list[Message] = []
             for shot in shots:
-                pairs.append(Message("user", _written("user", part, shot, {**shot.fields, **values})))
+                asked = _written("user", part, shot, {**shot.fields, **values})
+                pairs.append(Message("user", asked, shot.images))
                 pairs.append(Message("assistant", _answer(shot)))
             rendered[plan.user : plan.user] = pairs
         return _without_blank_system(rendered)
@@ -258,11 +261,15 @@ def _without_blank_system(messages: Sequence[Message]) -> tuple[Message, ...]:
 
 
 def _turns(example: Example) -> list[Message]:
-    turns = example.fields.get("messages")
+    turns: Any = example.fields.get("messages")
     if not isinstance(turns, (list, tuple)) or not turns:
         raise SpecError(f'example "{example.id}": no messages and no user template. Set prompt.user')
     try:
-        return [Message(str(turn["role"]), str(turn["content"])) for turn in turns]
+        last = max((n for n, turn in enumerate(turns) if turn["role"] == "user"), default=None)
+        return [
+            Message(str(turn["role"]), str(turn["content"]), example.images if n == last else ())
+            for n, turn in enumerate(turns)
+        ]
     except (KeyError, TypeError) as error:
         raise SpecError(f'example "{example.id}": messages is not a list of {{role, content}}. Correct it') from error
 

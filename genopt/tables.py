@@ -185,9 +185,10 @@ def generation_of(row: Any) -> Generation:
 
 
 def example_row(study_id: int, example: Example, digest: str, split: str) -> dict[str, Any]:
-    """An example as a row of its table; `row` holds its fields, references and group as JSON, for reports and for
+    """An example as a row of its table; `row` holds all but its id as JSON, for reports and for
     scoring again: values that JSON does not know are kept as texts."""
-    content = {"fields": dict(example.fields), "references": list(example.references), "group": example.group}
+    content: dict[str, Any] = {"fields": dict(example.fields), "references": list(example.references)}
+    content |= {"group": example.group, "images": list(example.images)}
     return {
         "study_id": study_id,
         "example_id": example.id,
@@ -200,7 +201,8 @@ def example_row(study_id: int, example: Example, digest: str, split: str) -> dic
 def example_of(row: Any) -> Example:
     """The example in a row of its table."""
     content = json.loads(row.row)
-    return Example(row.example_id, content["fields"], tuple(content["references"]), content["group"])
+    images = tuple(content.get("images", ()))
+    return Example(row.example_id, content["fields"], tuple(content["references"]), content["group"], images)
 
 
 def _storable(text: str) -> str:

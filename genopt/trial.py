@@ -160,6 +160,7 @@ class Observer:
     meter: Meter
     slots: asyncio.Semaphore
     on_generation: Callable[[], None] = lambda: None
+    output: Mapping[str, Any] = field(default_factory=dict)
     attempts: int = 4
     sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
 
@@ -184,7 +185,10 @@ class Observer:
             for row in rows:
                 self.writer.add("genopt_trial_rows", {"trial_id": trial_id, "generation_id": row.id})
         chosen = [by_sample[sample] for sample in samples]
-        scores = {name: await self._scores(name, example, chosen) for name in self.scorers}
+        scores = {
+            name: await score_rows(scorer, self.scorer_keys[name], example, chosen, self.writer)
+            for name, scorer in self.scorers.items()
+        }
         metrics = metrics_of([row.generation for row in chosen], scores, self.goal)
         return Observation(metrics, self.goal.utility(metrics))
 
@@ -193,7 +197,8 @@ class Observer:
         if known is not None:
             return known
         seed = seed_of(self.seed, example.id, sample, phase)
-        request = Request(self.render(config, example), config.request, seed, example.id, sample, phase)
+        messages = self.render(config, example)
+        request = Request(messages, config.request, seed, example.id, sample, phase, **self.output)
         async with self.slots:
             generation = await self._generate(request)
         self.meter.add(generation, phase)
@@ -222,31 +227,32 @@ class Observer:
             pause *= 4
         raise AssertionError("unreachable")
 
-    async def _scores(self, name: str, example: Example, rows: Sequence[Row]) -> list[Score]:
-        """The scores of an observation's samples by one scorer, those that are stored taken from there."""
-        scorer, key = self.scorers[name], self.scorer_keys[name]
-        if all(key in row.scores for row in rows):
-            return [row.scores[key] for row in rows]
-        together = "repeats" in scorer.needs
-        wanted = rows if together else {row.id: row for row in rows if key not in row.scores}.values()
-        asked = [row for row in wanted if not row.generation.failed]
-        try:
-            given = await scorer.score(example, [row.generation for row in asked]) if asked else []
-        except ScorerError:
-            raise
-        except Exception as error:
-            raise ScorerError(
-                f"scorer {name!r} failed on example {example.id!r}: {type(error).__name__}: {error}"
-            ) from error
-        if len(given) != len(asked):
-            raise ScorerError(f"scorer {name!r} gave {len(given)} scores for {len(asked)} generations")
-        found = dict(zip((row.id for row in asked), given, strict=True))
-        for row in rows:
-            if key not in row.scores:
-                score = found.get(row.id) or Score(LOWEST, row.generation.why or row.generation.finish)
-                row.scores[key] = score
-                self.writer.add("genopt_scores", score_row(row.id, key, score))
-        return [row.scores[key] for row in rows]  # as stored, so that a resumed study reads the same
+
+async def score_rows(scorer: Scorer, key: str, example: Example, rows: Sequence[Row], writer: Sink) -> list[Score]:
+    """The scores of an observation's samples by one scorer, under its key: those that are stored taken from there, the
+    others added to the rows and written. Raises ScorerError."""
+    if all(key in row.scores for row in rows):
+        return [row.scores[key] for row in rows]
+    together = "repeats" in scorer.needs
+    wanted = rows if together else {row.id: row for row in rows if key not in row.scores}.values()
+    asked = [row for row in wanted if not row.generation.failed]
+    try:
+        given = await scorer.score(example, [row.generation for row in asked]) if asked else []
+    except (ScorerError, BackendError):
+        raise
+    except Exception as error:
+        raise ScorerError(
+            f"scorer {scorer.name!r} failed on example {example.id!r}: {type(error).__name__}: {error}"
+        ) from error
+    if len(given) != len(asked):
+        raise ScorerError(f"scorer {scorer.name!r} gave {len(given)} scores for {len(asked)} generations")
+    found = dict(zip((row.id for row in asked), given, strict=True))
+    for row in rows:
+        if key not in row.scores:
+            score = found.get(row.id) or Score(LOWEST, row.generation.why or row.generation.finish)
+            row.scores[key] = score
+            writer.add("genopt_scores", score_row(row.id, key, score))
+    return [row.scores[key] for row in rows]  # as stored, so that a resumed study reads the same
 
 
 def metrics_of(

@@ -47,7 +47,8 @@ class ToyBackend:
     good), `broken_after` (every request after the n-th does), `refuses` ([name, low, high]: requests with such a value
     of a parameter do), `models` (name -> what it adds to the chance: requests name one of them, and only one is loaded
     at a time; `loads` lists them in order), `kill_after` (the process dies at its n-th), `flat` (the parameters change
-    nothing), `meet` (a file: open waits until two processes have opened). `requests` and `cancelled` count."""
+    nothing), `meet` (a file: open waits until two processes have opened), `structured` and `images` (what it says it
+    can). `requests` and `cancelled` count."""
 
     def __init__(self, *, model: str, options: Mapping[str, Any] | None = None) -> None:
         self.model, self.options = model, dict(options or {})
@@ -67,7 +68,14 @@ class ToyBackend:
         if models := self.options.get("models"):
             params = params | {"model": Domain("str", "which model answers", choices=tuple(models))}
             defaults = defaults | {"model": next(iter(models))}
-        return BackendInfo({"engine": "toy", "version": "1", "model": self.model}, params, defaults, concurrency=16)
+        return BackendInfo(
+            {"engine": "toy", "version": "1", "model": self.model},
+            params,
+            defaults,
+            concurrency=16,
+            structured=frozenset(self.options.get("structured", ())),
+            images=bool(self.options.get("images")),
+        )
 
     async def models(self, names: Sequence[str]) -> dict[str, dict[str, str]]:
         return {name: {"digest": f"of {name}"} for name in names}
@@ -77,6 +85,8 @@ class ToyBackend:
         if log := self.options.get("log"):
             line = {"params": dict(request.params), "example": request.example_id, "sample": request.sample}
             line |= {"phase": request.phase, "seed": request.seed, "time": time.time()}
+            line |= {"schema": request.schema, "regex": request.regex, "choices": request.choices}
+            line |= {"images": [image for message in request.messages for image in message.images]}
             with Path(log).open("a", encoding="utf-8") as file:
                 file.write(json.dumps(line) + "\n")
         model = str(request.params.get("model", ""))

@@ -31,17 +31,9 @@ class JsonSchema:
     ) -> None:
         self.name = name
         self._strict = strict
-        schema = dict(schema or {})
-        kind = validator_for(schema, default=Draft202012Validator)
-        try:
-            kind.check_schema(schema)
-        except jsonschema.SchemaError as error:
-            raise SpecError(f"scorers.{name}: schema: {error.json_path}: {error.message}") from None
+        schema = checked_schema(dict(schema or {}), f"scorers.{name}: schema")
         # An own registry, because the default one fetches remote references over the network.
-        self._validator = kind(schema, registry=referencing.Registry())
-        for reference in _references(schema):
-            if not _resolves(schema, reference):
-                raise SpecError(f"scorers.{name}: schema: $ref {reference!r} leads nowhere. Define it under $defs")
+        self._validator = validator_for(schema, default=Draft202012Validator)(schema, registry=referencing.Registry())
         self._properties = tuple(schema.get("required") or schema.get("properties") or ()) if partial else ()
 
     async def score(self, example: Example, generations: Sequence[Generation]) -> list[Score]:
@@ -73,6 +65,18 @@ class JsonSchema:
 
     async def aclose(self) -> None:
         """Nothing is held that needs closing."""
+
+
+def checked_schema(schema: dict[str, Any], where: str) -> dict[str, Any]:
+    """The schema as it is; SpecError that begins with `where` when it is none, or refers to what it does not have."""
+    try:
+        validator_for(schema, default=Draft202012Validator).check_schema(schema)
+    except jsonschema.SchemaError as error:
+        raise SpecError(f"{where}: {error.json_path}: {error.message}") from None
+    for reference in _references(schema):
+        if not _resolves(schema, reference):
+            raise SpecError(f"{where}: $ref {reference!r} leads nowhere. Define it under $defs")
+    return schema
 
 
 def _references(part: Any) -> Iterator[str]:

@@ -12,6 +12,7 @@ from pydantic import Field, PrivateAttr, field_validator, model_validator
 from genopt.objectives import MEASURED, Constraint, Goal, Objective
 from genopt.spec._base import Table, TextFile
 from genopt.spec.dimensions import SpaceSpec, Value
+from genopt.spec.output import OutputSpec
 from genopt.spec.scorers import ScorerSpec
 
 __all__ = [
@@ -20,6 +21,7 @@ __all__ = [
     "ConstraintSpec",
     "DatasetSpec",
     "ObjectiveSpec",
+    "OutputSpec",
     "PromptSpec",
     "SearchSpec",
     "StudySpec",
@@ -44,6 +46,8 @@ class DatasetSpec(Table):
     """Key that names a row."""
     group: str | None = None
     """Key of rows that belong together (documents): they stay on one side of the split."""
+    images: str | None = None
+    """Key of the images shown with a row: one path from the data file's folder, or a list."""
     map: dict[str, str] = {}
     """New name -> name in the file."""
     limit: Annotated[int, Field(ge=1)] | None = None
@@ -178,6 +182,8 @@ class StudySpec(Table):
     """The data."""
     prompt: PromptSpec = PromptSpec()
     """The prompt."""
+    output: OutputSpec | None = None
+    """What every answer is kept to (default: anything goes)."""
     backend: BackendSpec
     """The engine."""
     space: SpaceSpec = {}

@@ -219,8 +219,8 @@ def _is_tag(part: str | int) -> bool:
     """True for the parts of a location that pydantic adds for the members of a union."""
     if not isinstance(part, str):
         return False
-    members = ("bool", "int", "float", "str", "list[str]", "TextFile", "literal['auto']", "DimensionSpec")
-    return part.startswith(("#", "constrained-", "function-", "callable", "literal[")) or part in members
+    members = ("bool", "int", "float", "str", "TextFile", "DimensionSpec")
+    return part.startswith(("#", "constrained-", "function-", "callable", "literal[", "list[", "dict[")) or part in members
 
 
 def _dotted(where: Where) -> str:
