@@ -13,7 +13,10 @@ from genopt.spec import BackendSpec
 from genopt.spec.read import hint
 from genopt.types import Backend, BackendInfo, Domain, Params
 
-KINDS = {"transformers": "genopt.backends.transformers:TransformersBackend"}
+KINDS = {
+    "openai": "genopt.backends.openai:OpenAIBackend",
+    "transformers": "genopt.backends.transformers:TransformersBackend",
+}
 
 
 def make_backend(spec: BackendSpec, folder: Path) -> Backend:
