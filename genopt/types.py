@@ -200,6 +200,9 @@ class BackendInfo:
     `concurrency` is how many requests it is worth having in flight; `context` the model's window in tokens.
     `structured` says which constraints of a Request it keeps to, `top_logprobs` how many alternatives it can tell,
     `images` whether it sees them. `notes` are worth a warning: what this version ignores, how its defaults differ.
+    `aliases` are other spellings of parameters that a study file may use (the engine's own -> genopt's); `dead` are
+    names that people know and that do nothing here, each with the reason; `slots` is how many requests the engine
+    works on at once, None where it does not tell.
     """
 
     identity: Mapping[str, str]
@@ -212,13 +215,17 @@ class BackendInfo:
     structured: frozenset[Literal["schema", "regex", "choices"]] = frozenset()
     top_logprobs: int = 0
     images: bool = False
+    aliases: Mapping[str, str] = field(default_factory=dict)
+    dead: Mapping[str, str] = field(default_factory=dict)
+    slots: int | None = None
 
 
 @runtime_checkable
 class Backend(Protocol):
     """One engine. Constructed as `Backend(model=..., options={...})`; nothing is loaded before `open`.
 
-    Three things are optional. `tell`, an attribute that is set before `open`: a callable that takes a line for people
+    Four things are optional. `known`, a BackendInfo of what any model and version may honour: a study's names are held
+    against it before `open`. `tell`, an attribute that is set before `open`: a callable that takes a line for people
     (loading, waiting for a server). `stats()`: what the engine is doing right now, name -> number, for the progress
     line. `async models(names)`: for an engine whose requests may name another `model`, what identifies each of these
     (name -> {"digest": ...}); raises SpecError for those it does not have.

@@ -21,7 +21,7 @@ FLOORS: dict[int, str] = {
     4: "study",
     5: "trial schedule plan checks prepare output",
     6: "session outcomes desk search confirm fork runner evaluation archive observations report compare"
-    " calibrate judge_check imported",
+    " labels calibrate judge_check imported",
     7: "cli console dashboard template testing __main__ __init__",
 }
 FLOOR_OF = {name: floor for floor, names in FLOORS.items() for name in names.split()}
@@ -41,7 +41,7 @@ OWNERS = {
     "pydantic": ("spec/",),
     "click": ("cli/",),
     "rich": ("console",),
-    "jinja2": ("_templates",),
+    "jinja2": ("_templates", "report/page"),
 }
 OPTIONAL = ("torch", "transformers", "vllm", "sentence_transformers", "datasets", "pyarrow", "optuna_dashboard")
 # Parts of the embedded engine's adapter: torch is all they are about, so only the adapter may import them, lazily.
