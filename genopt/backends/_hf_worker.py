@@ -165,7 +165,11 @@ class Worker:
         if running and len(self._waiting) < enough and self._waited < _PATIENCE_STEPS:
             return []
         self._waited = 0
-        chosen = [self._waiting.popleft() for _ in range(min(free, len(self._waiting)))]
+        alike: dict[tuple[int, ...], list[Job]] = {}  # the same prompts together: each is then computed once
+        for job in self._waiting:
+            alike.setdefault(job.row.prompt if job.row else (), []).append(job)
+        ordered = [job for jobs in alike.values() for job in jobs]
+        chosen, self._waiting = ordered[:free], deque(ordered[free:])
         self._admitting = chosen
         return chosen
 
