@@ -129,7 +129,7 @@ class JudgePrompt:
         values: dict[str, Any] = {
             "criterion": criterion,
             "levels": [Level(label, meaning) for label, meaning in levels.items()],
-            "references": [self.mark("REFERENCE", each) for each in example.references] if self._reference else [],
+            "references": self.references(example),
             "input": self.input(example),
             "output": self.mark("RESPONSE", text),
             "answer": answer,
@@ -144,6 +144,10 @@ class JudgePrompt:
                 + ", ".join(example.fields),
             ) from error
         return tuple(Message(role, content.strip()) for role, content in rendered if content.strip())
+
+    def references(self, example: Example) -> list[str]:
+        """The acceptable answers, marked as data; none when the judge is not to see them."""
+        return [self.mark("REFERENCE", each) for each in example.references] if self._reference else []
 
     def input(self, example: Example) -> str:
         """The fields that say what was asked, marked as data; "" when there are none."""
