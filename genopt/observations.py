@@ -39,8 +39,9 @@ def read(
     example_id, group         which row of the data
     sample, seed              which of several texts; the samples r * repeats .. (r + 1) * repeats - 1 are observation r
     text, finish, why, prompt_tokens, completion_tokens, seconds, first_token_seconds
-    score.NAME, why.NAME      of each scorer, as stored: missing where it could not be scored
-    metric.NAME               of the observation the text belongs to: what the study aims at and what it bounds
+    score.NAME, why.NAME      of each scorer, as stored: a score is missing where none could be given, both where the
+                              trial was stopped before
+    metric.NAME               of the observation the text belongs to: scorers, completion_tokens, objectives, bounds
     utility                   what the observation is worth: its objective, turned so that more is better
     """
     store = Store(url)
@@ -72,11 +73,11 @@ def read(
         put(name, [getattr(row.generation, name) for *_, row in rows])
     scorers: Mapping[str, str] = description.get("scorers", {})
     for name, key in scorers.items():
-        given = [row.scores.get(key, UNSCORED) for *_, row in rows]
-        put(f"score.{name}", [score.value for score in given])
-        put(f"why.{name}", [score.why for score in given])
+        given = [row.scores.get(key) for *_, row in rows]
+        put(f"score.{name}", [None if score is None else score.value for score in given])
+        put(f"why.{name}", [None if score is None else score.why for score in given])
     worth = _worth(rows, scorers, goal, repeats)
-    for name in goal.metrics():
+    for name in dict.fromkeys([*goal.metrics(), *scorers, "completion_tokens"]):
         put(f"metric.{name}", [metrics.get(name, math.nan) for metrics, _ in worth])
     put("utility", [utility for _, utility in worth])
     return _typed(table)

@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
+
+if TYPE_CHECKING:
+    from genopt.report.files import Form
 
 STUDY = click.argument("study", metavar="STUDY")
 
@@ -60,16 +65,33 @@ def trials(study: str, jsonl: bool) -> None:
 
 @click.command()
 @STUDY
-def report(study: str) -> None:
-    """Say in words what a study found, how sure that is, and what it cost.
+@click.option(
+    "-o", "--output", type=click.Path(path_type=Path, dir_okay=False), help="Write a file: .html, .md, .json."
+)
+@click.option("--html", "form", flag_value="html", help="One HTML file: charts, the heat map, settings to copy.")
+@click.option("--markdown", "form", flag_value="md", help="Markdown.")
+@click.option("--json", "form", flag_value="json", help="Every number as JSON.")
+def report(study: str, output: Path | None, form: Form | None) -> None:
+    """Say what a study found, how sure that is, and what it cost.
+
+    In words on the terminal; with -o as one file that asks no network for anything. The file's suffix chooses its form,
+    or --html, --markdown or --json do.
 
     \b
     genopt report study.toml
+    genopt report study.toml -o report.html
+    genopt report study.toml --json > report.json
     """
     from genopt.archive import load
     from genopt.report import report_text
+    from genopt.report.files import form_of, render, save
 
-    click.echo(report_text(load(study)))
+    if output is not None:
+        save(load(study), output, form or form_of(output))
+    elif form is not None:
+        click.echo(render(load(study), form), nl=False)
+    else:
+        click.echo(report_text(load(study)))
 
 
 @click.command()

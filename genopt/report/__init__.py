@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 def verdict_text(verdict: Mapping[str, Any]) -> str:
     """The verdict in words: one sentence, the evidence, the settings."""
-    lines = [_sentence(verdict)]
+    lines = [sentence(verdict)]
     if verdict["holdout_examples"]:
         low, high = (bound(limit, "+") for limit in verdict["interval"])
         confidence = f"{100 * (1 - verdict['level']):.4g} %"
@@ -55,7 +55,7 @@ def _claimed(objectives: str) -> str:
     return f"{first}   (searched together with: {others})" if others else first
 
 
-def _sentence(verdict: Mapping[str, Any]) -> str:
+def sentence(verdict: Mapping[str, Any]) -> str:
     match verdict["verdict"]:
         case "improved":
             return (

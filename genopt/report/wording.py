@@ -1,0 +1,104 @@
+"""Owns the words and short tables that every form of a report shares."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import platform
+from dataclasses import dataclass
+from typing import Any
+
+from genopt.report.facts import Facts
+from genopt.report.toml import toml_text
+from genopt.words import duration
+
+
+@dataclass(frozen=True)
+class Target:
+    """Settings in the form that one engine or program takes."""
+
+    name: str
+    text: str
+
+
+def settings_title(facts: Facts) -> str:
+    """What is done with the settings."""
+    if facts.verdict is None:
+        return "Leading settings (not confirmed)"
+    return "Settings to use" if facts.verdict["verdict"] == "improved" else "Keep"
+
+
+def kept(facts: Facts) -> dict[str, Any]:
+    """The settings to use: what was searched, and whatever differs from the baseline."""
+    verdict = facts.verdict
+    if verdict is None:
+        leader = next((s for s in facts.settings if s.eligible and not s.stopped_early), None)
+        return dict(leader.params) if leader else {}
+    before, after = verdict["baseline_params"], verdict["params"]
+    chosen = after if verdict["verdict"] == "improved" else before
+    return {n: v for n, v in sorted(chosen.items()) if n in verdict["searched"] or v != before.get(n)}
+
+
+def targets(facts: Facts) -> tuple[Target, ...]:
+    """The settings in every form they can be copied in."""
+    settings = kept(facts)
+    return (
+        Target("study file", toml_text({"baseline": settings})),
+        Target("JSON", json.dumps(settings, ensure_ascii=False, indent=2)),
+    )
+
+
+def cost_rows(facts: Facts) -> list[tuple[str, str]]:
+    """What the study took, for people."""
+    cost = facts.cost
+    without = cost.search_generations + cost.saved
+    saved = (
+        f"{cost.saved:,} generations, {cost.saved / without:.0%} of what the search would have made" if without else "0"
+    )
+    return [
+        ("configurations", f"{cost.configurations:,} in {cost.trials:,} trials"),
+        ("stopped early", f"{cost.stopped:,}, which saved {saved}"),
+        ("equal to a known one", f"{cost.duplicates:,} trials, answered from {cost.known:,} stored generations"),
+        ("failed or interrupted", f"{cost.failed:,}"),
+        ("generations", f"{cost.search_generations:,} to search, {cost.confirm_generations:,} to confirm"),
+        ("tokens", f"{cost.tokens:,} read and written"),
+        ("working time", duration(cost.hours * 3600)),
+    ]
+
+
+def data_rows(facts: Facts) -> list[tuple[str, str]]:
+    """What was asked, and how the texts ended, for people."""
+    table = facts.spec.get("dataset", {})
+    rows = [("data", str(table.get("path", "rows given from Python")))]
+    for split in ("tune", "holdout"):
+        count, groups = facts.examples[split], facts.groups[split]
+        rows.append((f"{split} examples", f"{count:,}" + (f" in {groups:,} groups" if groups < count else "")))
+    engine = facts.description.get("backend", {})
+    rows.append(("engine", ", ".join(f"{k} {v}" for k, v in engine.items() if k in ("engine", "version", "model"))))
+    for role, finishes in facts.finishes.items():
+        total = sum(finishes.values())
+        shares = (f"{name} {count / total:.1%}" for name, count in sorted(finishes.items(), key=lambda f: -f[1]))
+        rows.append((f"{role}'s texts ended", ", ".join(shares)))
+    return rows
+
+
+def versions() -> str:
+    """What the study and its report were made with, as installed here."""
+    libraries = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in ("optuna", "numpy", "scipy"))
+    try:
+        own = importlib.metadata.version("genopt")
+    except importlib.metadata.PackageNotFoundError:  # run from a checkout
+        own = "(not installed)"
+    return f"genopt {own}, Python {platform.python_version()}, {libraries}"
+
+
+def commands(facts: Facts) -> str:
+    """What to type to see or repeat what the report says."""
+    return "\n".join(
+        [
+            "genopt export study.toml --data rows.jsonl     every text, score and seed (or .csv, .parquet)",
+            "genopt report study.toml -o report.json        every number of this page",
+            "genopt evaluate study.toml --params best       the settings once more",
+            f"genopt optimize study.toml                     the study {facts.name!r}: goes on, or says its verdict",
+        ]
+    )
