@@ -14,6 +14,7 @@ from genopt.space import SearchSpace
 from genopt.types import Domain, Params, ParamValue
 
 GREEDY_INERT = ("top_p", "top_k", "min_p", "typical_p")
+RANDOM_THOUGH_GREEDY = ("xtc_probability", "dynatemp_range")  # they act before the temperature, or move it
 PENALTIES = ("repetition_penalty", "presence_penalty", "frequency_penalty")
 
 
@@ -79,6 +80,8 @@ def canonical(
 def deterministic(params: Params) -> bool:
     """True when the parameters leave no choice to the seed, so that one sample of an example is all there is."""
     temperature = params.get("temperature")
+    if any(params.get(name) for name in RANDOM_THOUGH_GREEDY):
+        return False
     return isinstance(temperature, (int, float)) and temperature < 1e-5
 
 

@@ -296,6 +296,8 @@ def test_a_temperature_that_engines_take_for_zero_is_zero() -> None:
     assert canon(temperature=1e-6) == canon(temperature=0.0)
     assert deterministic({"temperature": 9e-6})
     assert not deterministic({"temperature": 1e-4})
+    assert not deterministic({"temperature": 0.0, "xtc_probability": 0.5})
+    assert deterministic({"temperature": 0.0, "xtc_probability": 0.0, "dynatemp_range": 0.0})
     assert not deterministic({})
 
 
