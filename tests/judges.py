@@ -14,6 +14,7 @@ import math
 import random
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from genopt.errors import BackendError
@@ -23,7 +24,9 @@ from tests.toy import uniform
 
 BLOCK = re.compile(r"^<<([A-Z][A-Z ]*) ([0-9a-f]{12})>>\n(.*?)\n<<END \1 \2>>$", re.MULTILINE | re.DOTALL)
 COMMAND = re.compile(r"(?i)\b(?:score|grade|rating)\W{0,4}5\b|ignore (?:all|every|the)\b|you are now|new rules?:")
-TOKENS = re.compile(r"<[|\uff5c][^\s|\uff5c<>]+[|\uff5c]>|</?s>|\[/?INST\]|<<SYS>>|<(?:start|end)_of_turn>|</?think>|<eos>|<bos>")
+TOKENS = re.compile(
+    r"<[|\uff5c][^\s|\uff5c<>]+[|\uff5c]>|</?s>|\[/?INST\]|<<SYS>>|<(?:start|end)_of_turn>|</?think>|<eos>|<bos>"
+)
 INVISIBLE = re.compile("[\u200b-\u200f\u202a-\u202e\u2060-\u2069\ufeff\u00ad\U000e0000-\U000e007f]")
 
 
@@ -164,6 +167,25 @@ class Author:
 
     async def aclose(self) -> None:
         """Nothing is held."""
+
+
+class Both(Author):
+    """An author and a judge in one engine, as a study has them whose judge names no engine. Options are the judge's."""
+
+    def __init__(self, *, model: str = "both", options: Mapping[str, Any] | None = None) -> None:
+        super().__init__(model=model)
+        self.judge = ScriptedJudge(model=model, options=options)
+
+    async def open(self) -> BackendInfo:
+        author, judge = await super().open(), await self.judge.open()
+        return replace(
+            judge, identity=author.identity, params={**judge.params, **author.params},
+            defaults={**judge.defaults, **author.defaults},
+        )  # fmt: skip
+
+    async def generate(self, request: Request) -> Generation:
+        asked = request.example_id == "judge"
+        return await (self.judge.generate(request) if asked else super().generate(request))
 
 
 def labels_of(request: Request, prompt: str) -> tuple[str, ...]:

@@ -19,8 +19,8 @@ FLOORS: dict[int, str] = {
     2: "spec",
     3: "dataset _rows _examples database tables store writer plugins backends scorers",
     4: "study",
-    5: "trial schedule plan checks prepare output",
-    6: "session outcomes desk search confirm fork runner evaluation archive observations report compare"
+    5: "trial schedule plan checks names prepare output",
+    6: "session outcomes desk search confirm fork runner evaluation rescore archive observations report compare"
     " labels calibrate judge_check imported",
     7: "cli console dashboard template testing __main__ __init__",
 }

@@ -133,6 +133,11 @@ class Judge:
         return len(self.items) * self._asker.wanted
 
     @property
+    def own_engine(self) -> bool:
+        """True when it brings its engine, and takes the study's for nothing but its name."""
+        return self._spec is not None
+
+    @property
     def digest(self) -> str:
         """What all judgments of this judge depend on besides the messages, as a key."""
         return digest([dict(self.identity), dict(self._asker.params), self._samples])
