@@ -7,7 +7,7 @@ data cannot tell is NaN. Scipy is imported inside the functions: the command lin
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -72,9 +72,7 @@ def pearson(x: ArrayLike, y: ArrayLike) -> float:
 
 def spearman(x: ArrayLike, y: ArrayLike) -> float:
     """Spearman's rank correlation, ties at their mean rank; NaN when either is constant."""
-    from scipy.stats import rankdata
-
-    return pearson(rankdata(np.asarray(x)), rankdata(np.asarray(y)))
+    return pearson(_ranks(x), _ranks(y))
 
 
 def kendall(x: ArrayLike, y: ArrayLike) -> float:
@@ -115,24 +113,28 @@ def members(codes: Rows, count: int) -> list[Rows]:
 
 
 def bootstrap(
-    statistics: Callable[[Rows], Sequence[float]], clusters: int, *, resamples: int = 2000, seed: int = 0
-) -> list[Estimate]:
-    """Percentile 95 % intervals of several statistics under resampling of whole clusters (Efron 1979; Davison and
-    Hinkley 1997, 3.8). `statistics` gets the chosen clusters' numbers, with repetitions.
+    statistics: Callable[[Rows], Mapping[str, float]], clusters: int, *, resamples: int = 1000, seed: int = 0
+) -> dict[str, Estimate]:
+    """95 % intervals of named statistics under resampling of whole clusters. `statistics` gets the chosen clusters'
+    numbers, with repetitions.
 
-    An interval is NaN with fewer than three clusters, and where a tenth of the resamples cannot tell the statistic.
+    Percentiles widened for the number of clusters as Student's t is (Hesterberg 2015, arXiv 1411.5279,
+    "expanded percentiles"); with 40 clusters they hold 91 to 95 % of the truths. NaN with fewer than three clusters,
+    and where a tenth of the resamples cannot tell the statistic.
     """
-    values = list(statistics(np.arange(clusters)))
+    from scipy.special import ndtr, stdtrit
+
+    values = statistics(np.arange(clusters))
+    tail = float(ndtr(math.sqrt(clusters / (clusters - 1)) * stdtrit(clusters - 1, 0.025))) if clusters > 2 else 0.0
     rng = np.random.default_rng(seed)
     drawn = [statistics(rng.integers(0, clusters, clusters)) for _ in range(resamples if clusters > 2 else 0)]
-    found = []
-    for value, column in zip(values, np.array(drawn).T if drawn else [np.array([])] * len(values), strict=True):
-        known = column[~np.isnan(column)]
-        if math.isnan(value) or known.size < 0.9 * resamples:
-            found.append(Estimate(value, math.nan, math.nan))
-        else:
-            low, high = np.quantile(known, (0.025, 0.975))
-            found.append(Estimate(value, float(low), float(high)))
+    found = {}
+    for name, value in values.items():
+        again = np.array([each[name] for each in drawn])
+        again = again[~np.isnan(again)]
+        known = not math.isnan(value) and again.size and again.size >= 0.9 * resamples
+        low, high = np.quantile(again, (tail, 1 - tail)) if known else (math.nan, math.nan)
+        found[name] = Estimate(float(value), float(low), float(high))
     return found
 
 
@@ -190,3 +192,10 @@ def repeatability(table: ArrayLike, *, level: float = 0.01) -> Repeatability:
     ratio = between / within
     low = coefficient(ratio / float(fdtri(n - 1, n * (k - 1), 1 - level)))
     return Repeatability(n, k, math.sqrt(within), coefficient(ratio), low)
+
+
+def _ranks(x: ArrayLike) -> Floats:
+    """Ranks from 1; equal values share their mean rank."""
+    _, place, counts = np.unique(np.asarray(x), return_inverse=True, return_counts=True)
+    ranks: Floats = (np.cumsum(counts) - (counts - 1) / 2)[place]
+    return ranks

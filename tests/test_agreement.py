@@ -66,19 +66,20 @@ def test_intervals_that_resample_clusters_hold_the_truth() -> None:
     for run in range(runs):
         scores = 0.7 + 0.3 * np.repeat(rng.normal(size=inputs), each) + 0.1 * rng.normal(size=inputs * each)
 
-        def mean(drawn: agreement.Rows, scores: agreement.Floats = scores) -> list[float]:
-            return [float(scores[np.concatenate([rows[c] for c in drawn])].mean())]
+        def mean(drawn: agreement.Rows, scores: agreement.Floats = scores) -> dict[str, float]:
+            return {"mean": float(scores[np.concatenate([rows[c] for c in drawn])].mean())}
 
-        (found,) = bootstrap(mean, inputs, resamples=300, seed=run)
+        found = bootstrap(mean, inputs, resamples=300, seed=run)["mean"]
         covered += found.low <= 0.7 <= found.high
     assert 0.89 <= covered / runs <= 0.97
 
 
 def test_an_interval_is_unknown_where_hardly_anything_is_known() -> None:
-    assert math.isnan(bootstrap(lambda drawn: [1.0], 2)[0].low)
-    sometimes = bootstrap(lambda drawn: [1.0 if drawn[0] % 2 else math.nan], 50, resamples=100)[0]
-    assert math.isnan(sometimes.low)
-    assert bootstrap(lambda drawn: [float(drawn.size)], 5, resamples=10)[0] == agreement.Estimate(5.0, 5.0, 5.0)
+    assert math.isnan(bootstrap(lambda drawn: {"x": 1.0}, 2)["x"].low)
+    sometimes = bootstrap(lambda drawn: {"x": math.nan if drawn[0] % 2 else 1.0}, 50, resamples=100)["x"]
+    assert sometimes.value == 1.0 and math.isnan(sometimes.low)
+    always = bootstrap(lambda drawn: {"size": float(drawn.size)}, 5, resamples=10)
+    assert always == {"size": agreement.Estimate(5.0, 5.0, 5.0)}
 
 
 @pytest.mark.parametrize("true_mean", [0.2, 0.5])

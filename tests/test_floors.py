@@ -15,7 +15,7 @@ ROOT = Path(genopt.__file__).parent
 
 FLOORS: dict[int, str] = {
     0: "types errors events",
-    1: "space canonical prompt _templates metrics extract stats agreement racing objectives words worddiff",
+    1: "space canonical prompt _templates _turns metrics extract stats agreement racing objectives words worddiff",
     2: "spec",
     3: "dataset _rows _examples database tables store writer plugins backends scorers",
     4: "study",
