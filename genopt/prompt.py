@@ -14,12 +14,14 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from genopt._templates import Compiled, Templates
+from genopt._turns import answer, fields_of, from_row, pairs, without_blank_system, written
 from genopt.errors import SpecError
 from genopt.types import Example, Message
 
 ROLES = ("system", "user", "assistant")
 REPLACED = ("system", "user")
 """Space variables of these names are templates themselves and stand in for the template of that role."""
+_NOBODY = Example("", {"messages": [{"role": "user", "content": "-"}]})
 
 
 @dataclass(frozen=True)
@@ -33,6 +35,16 @@ class _Plan:
     def user(self) -> int | None:
         """Where the last user template is."""
         return max((index for index, (role, _) in enumerate(self.parts) if role == "user"), default=None)
+
+
+@dataclass(frozen=True, slots=True)
+class Front:
+    """The messages before the last user message (no turns at all where one differs from row to row), that message's
+    template ("" where rows bring their own messages), and what had to be left out."""
+
+    messages: tuple[Message, ...]
+    user: str
+    loose: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -105,27 +117,42 @@ class Prompt:
         itself. Raises SpecError, naming template and example, when a template fails or the user prompt is blank.
         """
         plan = self._plan(variables)
-        values = {n: v for n, v in variables.items() if v is not None and n not in REPLACED and n != "shots"}
+        values = self._values(variables)
         context = {**example.fields, **values}
         if plan.writes_shots:
-            context["shots"] = [{**shot.fields, "answer": _answer(shot)} for shot in shots]
+            context["shots"] = [{**shot.fields, "answer": answer(shot)} for shot in shots]
             shots = ()
-        rendered = [Message(role, _written(role, part, example, context)) for role, part in plan.parts]
+        rendered = [Message(role, written(role, part, example, context)) for role, part in plan.parts]
         if plan.user is None:
-            return _from_row(rendered, example, shots)
+            return from_row(rendered, example, shots)
         for message in rendered:
             if message.role == "user" and not message.content.strip():
                 raise SpecError(f'example "{example.id}": the user prompt is empty. Fill in the row or its template')
         rendered[plan.user] = replace(rendered[plan.user], images=example.images)
-        if shots:
-            part = plan.parts[plan.user][1]
-            pairs: list[Message] = []
-            for shot in shots:
-                asked = _written("user", part, shot, {**shot.fields, **values})
-                pairs.append(Message("user", asked, shot.images))
-                pairs.append(Message("assistant", _answer(shot)))
-            rendered[plan.user : plan.user] = pairs
-        return _without_blank_system(rendered)
+        rendered[plan.user : plan.user] = pairs(plan.parts[plan.user][1], shots, values)
+        return without_blank_system(rendered)
+
+    def front(self, variables: Mapping[str, Any], shots: Sequence[Example] = ()) -> Front:
+        """What of the conversation is the same for every row, and the rest in words."""
+        plan, chosen, values = self._plan(variables), self._chosen(variables), self._values(variables)
+        fixed: list[Message] = []
+        loose: list[str] = []
+        for (role, source), (_, part) in zip(chosen[: plan.user], plan.parts, strict=False):
+            if rowwise := sorted(self._templates.parse(source).names - values.keys()):
+                loose.append(f"the {role} message, which differs from row to row ({', '.join(rowwise)})")
+            else:
+                fixed.append(Message(role, written(role, part, _NOBODY, values)))
+        if plan.user is None:
+            return Front(from_row(fixed, _NOBODY, shots)[:-1], "", tuple(loose))
+        if plan.writes_shots and shots:
+            loose.append("the few-shot examples, which a template writes itself")
+        elif shots:
+            fixed += pairs(plan.parts[plan.user][1], shots, values)
+        if len(chosen) > plan.user + 1:
+            loose.append("the message after the user's")
+        turns = all(reason.startswith("the system message") for reason in loose)
+        kept = [message for message in fixed if message.role == "system" or turns]
+        return Front(without_blank_system(kept), chosen[plan.user][1], tuple(loose))
 
     def texts(self, variables: Mapping[str, Any]) -> tuple[str, ...]:
         """What of the prompt tells two configurations apart: equal texts and equal rows give equal messages.
@@ -142,6 +169,10 @@ class Prompt:
             *(f"{role}\n{source}" for role, source in chosen),
             *(f"{name}={json.dumps(values[name], default=str)}" for name in sorted(values)),
         )
+
+    def _values(self, variables: Mapping[str, Any]) -> dict[str, Any]:
+        """The variables that are no templates themselves."""
+        return {n: v for n, v in variables.items() if v is not None and n not in REPLACED and n != "shots"}
 
     def _chosen(self, variables: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
         """The templates once the variables `system` and `user` have taken the place of theirs (the last of a role)."""
@@ -188,7 +219,7 @@ def problems(prompt: Prompt, example_fields: Iterable[str], variables: Collectio
     roles = {role for role, _ in prompt.templates}
     has_user = "user" in roles or "user" in defined
     if not has_user and "messages" not in fields:
-        found.append(f"there is no user prompt. Set prompt.user, or give rows with messages. {_fields(fields)}")
+        found.append(f"there is no user prompt. Set prompt.user, or give rows with messages. {fields_of(fields)}")
     elif not has_user and "assistant" in roles:
         found.append("prompt.messages has no user message. Add one")
     if sum(role == "system" for role, _ in prompt.templates) > 1:
@@ -201,7 +232,7 @@ def problems(prompt: Prompt, example_fields: Iterable[str], variables: Collectio
         used |= parsed.names
         for name in sorted(parsed.names - parsed.guarded - known):
             what = f'{label} uses "{name}", which is neither a field of the rows nor a variable of the space.'
-            found.append(f"{what}{_guess(name, known)} {_fields(fields)}")
+            found.append(f"{what}{_guess(name, known)} {fields_of(fields)}")
     plain = defined - {*REPLACED, "shots"}
     for name in sorted(plain & frozenset(fields)):
         found.append(f'"{name}" is both a field of the rows and a variable of the space. Rename one (dataset.map)')
@@ -229,65 +260,6 @@ def choose_shots(pool: Sequence[Example], example: Example, count: int) -> tuple
         if other.references and other.id != example.id and not related:
             chosen.append(other)
     return tuple(chosen)
-
-
-def _written(role: str, part: Compiled, example: Example, context: Mapping[str, Any]) -> str:
-    try:
-        return part(context)
-    except Exception as error:  # a template can fail in any way that Python can
-        raise SpecError(
-            f'example "{example.id}": the {role} template fails: {_reason(error)}',
-            hint=f"Correct the template or the row. {_fields(example.fields)}.",
-        ) from error
-
-
-def _from_row(front: list[Message], example: Example, shots: Sequence[Example]) -> tuple[Message, ...]:
-    """The row's own conversation after the shots' own, all of it under the system template if there is one."""
-    turns = _turns(example)
-    asked = [turn.content for turn in turns if turn.role == "user"]
-    if not asked or not asked[-1].strip():
-        raise SpecError(f'example "{example.id}": the user prompt in its messages is empty. Fill in the row')
-    if not front:
-        front = [turn for turn in turns if turn.role == "system"]
-    for shot in shots:
-        front += [turn for turn in _turns(shot) if turn.role != "system"]
-        front.append(Message("assistant", _answer(shot)))
-    return _without_blank_system([*front, *(turn for turn in turns if turn.role != "system")])
-
-
-def _without_blank_system(messages: Sequence[Message]) -> tuple[Message, ...]:
-    """A blank system text means none: a chat template would otherwise write an empty system turn."""
-    return tuple(message for message in messages if message.role != "system" or message.content.strip())
-
-
-def _turns(example: Example) -> list[Message]:
-    turns: Any = example.fields.get("messages")
-    if not isinstance(turns, (list, tuple)) or not turns:
-        raise SpecError(f'example "{example.id}": no messages and no user template. Set prompt.user')
-    try:
-        last = max((n for n, turn in enumerate(turns) if turn["role"] == "user"), default=None)
-        return [
-            Message(str(turn["role"]), str(turn["content"]), example.images if n == last else ())
-            for n, turn in enumerate(turns)
-        ]
-    except (KeyError, TypeError) as error:
-        raise SpecError(f'example "{example.id}": messages is not a list of {{role, content}}. Correct it') from error
-
-
-def _answer(shot: Example) -> str:
-    if not shot.references:
-        raise SpecError(f'example "{shot.id}" has no reference, so it cannot be a few-shot example')
-    return shot.references[0]
-
-
-def _reason(error: BaseException) -> str:
-    text = str(error).strip() or type(error).__name__
-    return text.rstrip(".")
-
-
-def _fields(names: Iterable[str]) -> str:
-    listed = ", ".join(names)
-    return f"The rows have {listed}" if listed else "The rows have no fields"
 
 
 def _guess(name: str, known: Iterable[str]) -> str:

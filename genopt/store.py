@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -118,6 +119,14 @@ class Store:
         """Every stored generation of a configuration, with its scores."""
         c = generations.c
         return [row for *_, row in self._stored(c.study_id == study_id, c.config_key == config_key, c.phase == phase)]
+
+    def sent(self, study_id: int, config_key: str) -> dict[str, Any] | None:
+        """The parameters that the requests of a configuration carried; None when it made none."""
+        c = generations.c
+        query = sa.select(c.params).where(c.study_id == study_id, c.config_key == config_key).limit(1)
+        with self._engine.connect() as connection:
+            found = connection.execute(query).scalar()
+        return None if found is None else dict(json.loads(found))
 
     def all_rows(self, study_id: int) -> list[tuple[str, Phase, int, Row]]:
         """Every stored generation of a study with its scores, each with its config_key, phase and seed, ordered by

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from genopt.errors import SpecError
-from genopt.prompt import Prompt, choose_shots, problems
+from genopt.prompt import Front, Prompt, choose_shots, problems
 from genopt.types import Example, Message
 
 ROW = Example("r1", {"ticket": "My mail is gone.", "tags": ["a", "b"], "n": 3}, ("Restore it.",))
@@ -310,3 +310,41 @@ def _seconds(prompt: Prompt) -> float:
     for _ in range(2000):
         prompt.render(ROW, {"style": "Be brief.", "temperature": 0.3})
     return time.perf_counter() - start
+
+
+SUMS = (Example("a", {"q": "1 + 1?"}, ("2",)), Example("b", {"q": "2 + 2?"}, ("4",)))
+
+
+def test_the_front_of_a_conversation_is_what_every_row_shares() -> None:
+    prompt = Prompt.from_parts(system="Answer. {{ style }}", user="{{ q }}", variables=["style"])
+    front = prompt.front({"style": "Briefly."}, SUMS)
+    assert front.user == "{{ q }}" and front.loose == ()
+    assert front.messages == prompt.render(Example("c", {"q": "3 + 3?"}), {"style": "Briefly."}, SUMS)[:-1]
+    assert prompt.front({"style": "Briefly.", "system": " ", "user": "Say: {{ q }}"}) == Front((), "Say: {{ q }}", ())
+
+
+def test_what_differs_from_row_to_row_is_left_out_and_said() -> None:
+    system = Prompt.from_parts(system="About {{ topic }}.", user="{{ q }}").front({}, SUMS)
+    assert system.loose == ("the system message, which differs from row to row (topic)",)
+    assert [message.role for message in system.messages] == ["user", "assistant"] * 2
+    conversation = [
+        {"role": "system", "content": "Be kind."},
+        {"role": "user", "content": "About {{ topic }}"},
+        {"role": "assistant", "content": "Yes?"},
+        {"role": "user", "content": "{{ q }}"},
+    ]
+    turns = Prompt.from_parts(messages=conversation).front({})
+    assert turns.messages == (Message("system", "Be kind."),)  # half a conversation is another one
+    assert turns.loose == ("the user message, which differs from row to row (topic)",)
+    begun = Prompt.from_parts(messages=[*conversation, {"role": "assistant", "content": "{"}])
+    assert begun.front({"topic": "tea"}).loose == ("the message after the user's",)
+    own = Prompt.from_parts(user="{% for s in shots %}{{ s.q }}{% endfor %}{{ q }}")
+    assert own.front({}, SUMS).loose == ("the few-shot examples, which a template writes itself",)
+    assert own.front({}).loose == ()
+
+
+def test_rows_with_messages_share_the_system_prompt_and_the_shots() -> None:
+    shot = Example("a", {"messages": [{"role": "user", "content": "1 + 1?"}]}, ("2",))
+    front = Prompt.from_parts(system="Count.").front({}, [shot])
+    assert front.messages == (Message("system", "Count."), Message("user", "1 + 1?"), Message("assistant", "2"))
+    assert (front.user, front.loose) == ("", ())
