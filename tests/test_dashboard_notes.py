@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import sqlite3
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import numpy as np
 import pytest
 
 from genopt.archive import Archive, load
-from genopt.dashboard.live import OUTPUTS, Live
+from genopt.dashboard.live import OUTPUTS, Live, read
 from genopt.dashboard.notes import block, plain_words, study_note
 from genopt.study.annotated import Annotated, Files, artifact_id
 from genopt.study.storage import open_storage
@@ -93,6 +94,15 @@ def test_the_study_note_holds_the_verdict_and_how_to_go_on(live: Live, archive: 
     assert "genopt optimize" not in told  # a study without its file cannot be gone on with
     assert "genopt optimize study.toml" in study_note(None, "study.toml")
     assert "No verdict yet" in study_note(None, "study.toml")
+
+
+def test_a_password_is_in_no_note(archive: Archive) -> None:
+    hidden = replace(archive, url="postgresql://me:secret@host/db")
+    told = json.dumps(
+        dict(read(hidden, {}, "postgresql://me:secret@host/db#toy", frame=archive.observations()).attributes)
+    )
+    assert "postgresql://me:***@host/db#toy" in told
+    assert "secret" not in told
 
 
 def test_the_table_holds_every_text_with_scores_and_the_baselines(live: Live, archive: Archive) -> None:

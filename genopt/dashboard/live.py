@@ -16,6 +16,7 @@ import numpy as np
 from genopt.archive import Archive, load
 from genopt.dashboard.figures import front_figure, heat_map, score_figure
 from genopt.dashboard.notes import Shown, study_note, trial_note
+from genopt.database import masked
 from genopt.errors import GenoptError
 from genopt.objectives import pareto_front
 from genopt.observations import paired_table
@@ -89,7 +90,7 @@ class Live:
             examples = {example.id: example for example, _ in store.examples(archive.id)}
         finally:
             store.close()
-        self._snapshot = read(archive, examples, self._where)
+        self._snapshot = read(archive, examples, self._where, frame=archive.observations())
         self._seen = state
 
     def _follow(self) -> None:
@@ -103,13 +104,14 @@ class Live:
             pause = max(EVERY, 5 * (time.monotonic() - began))  # a large study is read less often
 
 
-def read(archive: Archive, examples: Mapping[str, Example], where: str) -> Snapshot:
-    """Everything the dashboard shows of a study, as it is now."""
-    frame = archive.observations()
+def read(archive: Archive, examples: Mapping[str, Example], where: str, *, frame: pandas.DataFrame) -> Snapshot:
+    """Everything the dashboard shows of a study, as it is now; `where` is how the user named it, `frame` what it
+    observed."""
     values = paired_table(frame)
     texts = {str(key): part for key, part in frame.groupby("config_key", sort=False)}
     baseline = str(archive.baseline.get("key") or "")
-    attributes: dict[str, Any] = note(study_note(archive.verdict, where))
+    named = f"{masked(archive.url)}#{archive.name}" if "://" in where else where  # never a password
+    attributes: dict[str, Any] = note(study_note(archive.verdict, named))
     ids = {trial.number: trial.trial_id for trial in archive.trials}
     rows = archive.rows()
     of = len(values.columns)
