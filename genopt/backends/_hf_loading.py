@@ -21,8 +21,8 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import eager_mask
 
 from genopt.backends._hf_choices import Choices
-from genopt.backends._hf_files import digest, model_folder
 from genopt.backends._hf_sampling import Rules
+from genopt.backends._model_files import digest, model_folder
 from genopt.errors import BackendError, SpecError
 from genopt.types import Message, ParamValue
 

@@ -183,9 +183,9 @@ class TransformersBackend:
         except ModuleNotFoundError as error:
             raise MissingExtra("PyTorch or transformers", "transformers") from error
         from genopt.backends._hf_batch import warm_up
-        from genopt.backends._hf_files import loading
         from genopt.backends._hf_loading import load, quiet
         from genopt.backends._hf_worker import Worker
+        from genopt.backends._model_files import loading
 
         if words := loading(self._model):
             self.tell(words)

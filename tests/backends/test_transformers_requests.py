@@ -23,7 +23,7 @@ from tests.backends.embedded import ONE_THREAD, generate, make_request, mixed_re
 torch = pytest.importorskip("torch", reason="the embedded engine needs PyTorch")
 transformers = pytest.importorskip("transformers", reason="the embedded engine needs transformers")
 
-from genopt.backends import _hf_batch, _hf_files  # noqa: E402
+from genopt.backends import _hf_batch, _model_files  # noqa: E402
 from genopt.backends._hf_choices import Choices, keep_only  # noqa: E402
 from genopt.backends._hf_rows import Row  # noqa: E402
 from genopt.backends.transformers import TransformersBackend  # noqa: E402
@@ -274,14 +274,14 @@ class TestTelling:
     def test_loading_is_told_where_it_takes_time(self, tmp_path: Path) -> None:
         with (tmp_path / "model.safetensors").open("wb") as file:
             file.truncate(1_234_000_000)
-        assert _hf_files.loading(str(tmp_path)) == f"loading {tmp_path} (1.2 GB)"
+        assert _model_files.loading(str(tmp_path)) == f"loading {tmp_path} (1.2 GB)"
         with (tmp_path / "model.safetensors").open("wb") as file:
             file.truncate(1_000)
-        assert _hf_files.loading(str(tmp_path)) == ""
-        assert "owner/name" in _hf_files.loading("owner/name")
+        assert _model_files.loading(str(tmp_path)) == ""
+        assert "owner/name" in _model_files.loading("owner/name")
 
     def test_a_model_that_is_loaded_is_told(self, llama: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(_hf_files, "_WORTH_TELLING", 1)
+        monkeypatch.setattr(_model_files, "_WORTH_TELLING", 1)
         told: list[str] = []
         generate(llama, [Request((Message("user", "dog"),), {"max_tokens": 1}, 1, "example")], tell=told.append)
         assert told == [f"loading {llama} (0.0 GB)"]
