@@ -3,6 +3,7 @@ paired gain over the baseline. Is there one setting that is good for all of them
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -88,13 +89,13 @@ def answer(sheet: Sheet) -> str:
 def drawing(sheet: Sheet, index: int) -> str:
     """The map. Where its cells lie stands in its data attributes, in the units of the drawing."""
     rows, columns = sheet.gains.shape
-    each = max(5.0, (WIDTH - LEFT - RIGHT) / max(1, columns))
-    each = min(each, 40.0)
+    each = min(40.0, max(3.0, (WIDTH - LEFT - RIGHT) / max(1, columns)))
     high = min(20.0, max(5.0, 460.0 / max(1, rows)))
     width, bottom = LEFT + each * columns + RIGHT, TOP + high * rows
-    known, classes = ~np.isnan(sheet.gains), np.full((rows, columns), -1)
-    for row, column in zip(*np.nonzero(known), strict=True):
-        classes[row, column] = shade(float(sheet.gains[row, column]), sheet.scale)
+    most = sheet.scale
+    classes = np.array(
+        [[-1 if math.isnan(gain) else shade(gain, most) for gain in row] for row in sheet.gains.tolist()]
+    )
     drawn = [text(LEFT, TOP - 12, f"{columns} {sheet.noun}, those that gain most first", kind="axis")]
     drawn.append(text(width - RIGHT + 8, TOP - 12, "good for", kind="axis"))
     place = f"translate({LEFT:g} {TOP:g}) scale({each:.6g} {high:.6g})"
@@ -118,9 +119,12 @@ def drawing(sheet: Sheet, index: int) -> str:
     drawn.append(
         text(LEFT, bottom + 18, "below the line: stopped early; empty: not measured" if stopped else "", kind="label")
     )
-    svg = figure(width, bottom + 26, drawn, f"Gain of {rows} configurations on {columns} {sheet.noun}", "heat")
-    data = f'<svg tabindex="0" data-sheet="{index}" data-left="{LEFT:g}" data-top="{TOP:g}" data-each="{each:.6g}"'
-    return svg.replace("<svg", f'{data} data-high="{high:.6g}"', 1).replace('role="img"', 'role="application"', 1)
+    label = f"Gain of {rows} configurations on {columns} {sheet.noun}"
+    places = {"data_left": LEFT, "data_top": TOP, "data_each": each, "data_high": high}
+    return figure(
+        width, bottom + 26, drawn, label, "heat",
+        role="application", tabindex=0, width=width, data_sheet=index, **places,
+    )  # fmt: skip
 
 
 def _cells(chosen: NDArray[np.bool_]) -> str:

@@ -41,10 +41,13 @@ def line(x1: float, y1: float, x2: float, y2: float, kind: str) -> str:
     return element("line", x1=x1, y1=y1, x2=x2, y2=y2, class_=kind)
 
 
-def figure(width: float, height: float, body: Iterable[str], label: str, kind: str = "plot") -> str:
+def figure(
+    width: float, height: float, body: Iterable[str], label: str, kind: str = "plot", /,
+    *, role: str = "img", **more: object,
+) -> str:  # fmt: skip
     """A drawing of this size that scales with the page; `label` says what it shows to those who do not see it."""
     view = f"0 0 {width:g} {height:g}"
-    return element("svg", *body, viewBox=view, role="img", aria_label=label, class_=kind)
+    return element("svg", *body, viewBox=view, role=role, aria_label=label, class_=kind, **more)
 
 
 def number(value: float, sign: str = "") -> str:
