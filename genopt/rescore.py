@@ -56,7 +56,7 @@ class Again:
 class Rescored:
     """What another scorer makes of a study: the configurations, best new score first, the partial ones last.
 
-    `spearman` and `kendall` compare the two orders (NaN below two whole configurations); `holdout` is winner minus
+    `spearman` and `kendall` compare the two orders (NaN below three whole configurations); `holdout` is winner minus
     baseline under the new scorer on the rows that the search never saw, None without a verdict. `calls` and `tokens`
     are what a judge cost this time.
     """
@@ -204,8 +204,8 @@ def _compared(
         trials=trials,
         texts=sum(len(members) for *_, members in groups),
         missing=sum(score.value is None for scores in found for score in scores),
-        spearman=spearman(*sides) if len(kept) > 1 else math.nan,
-        kendall=kendall(*sides) if len(kept) > 1 else math.nan,
+        spearman=spearman(*sides) if len(kept) > 2 else math.nan,
+        kendall=kendall(*sides) if len(kept) > 2 else math.nan,
         holdout=_holdout(roles, new, examples),
         calls=usage.calls if usage else 0,
         tokens=usage.tokens if usage else 0,
