@@ -99,17 +99,18 @@ def names_are_known(
             )
         elif name in info.params:
             found += [f"space.{path}: {problem}" for problem in _illegal(dimension, info.params[name])]
-    switches = space.switches()
-    for name, value in spec.baseline.items():
+    tables = {"baseline": spec.baseline}
+    tables |= {f"search.start[{i}]": table for i, table in enumerate(spec.search.start) if isinstance(table, dict)}
+    settable = [*info.params, *variables, *space.switches()]
+    for key, name, value in ((key, name, value) for key, table in tables.items() for name, value in table.items()):
         if name in info.params:
             try:
                 info.params[name].coerce(value)
             except ValueError as error:
-                found.append(f"baseline.{name}: {_refused(info.params[name], error)}")
-        elif name not in variables | switches | {"shots"} and name not in used:
+                found.append(f"{key}.{name}: {_refused(info.params[name], error)}")
+        elif name not in {*settable, "shots"} and name not in used:
             found.append(
-                f"baseline.{name}: is neither a parameter of {engine} nor a variable of the prompt."
-                + hint(name, [*info.params, *variables, *switches])
+                f"{key}.{name}: is neither a parameter of {engine} nor a variable of the prompt." + hint(name, settable)
             )
     found += [f"prompt: {problem}" for problem in problems(prompt, fields, variables | (spec.baseline.keys() & used))]
     if not space.open_dimensions():

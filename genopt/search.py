@@ -17,6 +17,7 @@ from genopt.errors import BackendError
 from genopt.outcomes import announce, finite, known_of, outcome_of, tell
 from genopt.schedule import run_study
 from genopt.session import Session
+from genopt.starts import enqueue_starts
 from genopt.stats import UNBOUNDED, expected_sd_of_difference, minimum_detectable_effect
 from genopt.trial import Configuration, Evaluation, mean_of
 
@@ -89,6 +90,7 @@ async def search(session: Session) -> None:
     session.enter(
         "search", f"{plan.sampler.name} ({plan.sampler.why}), {spec.search.pruner} pruner", plan.bill().search
     )
+    await enqueue_starts(session)
     desk = Desk(session)
     window = max(1, math.ceil(2 * plan.concurrency / (plan.trials_in_flight * spec.search.repeats)))
 

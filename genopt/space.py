@@ -40,7 +40,7 @@ class Number:
         """At most `count` values from low to high, evenly spaced (in the logarithm for a log dimension)."""
         if self.step is not None or self.integer:
             step = self.step or 1
-            total = math.floor((self.high - self.low) / step + 1e-9) + 1
+            total = self._steps() + 1
             if total <= count:
                 return [self._typed(self.low + i * step) for i in range(total)]
         fractions = [i / (count - 1) for i in range(count)] if count > 1 else [0.5]
@@ -51,6 +51,18 @@ class Number:
         if self.step is not None:
             raw = [self.low + round((value - self.low) / self.step) * self.step for value in raw]
         return list(dict.fromkeys(self._typed(min(max(value, self.low), self.high)) for value in raw))
+
+    def nearest(self, value: Any) -> float:
+        """The value nearest to this one that a search could propose; the lowest for what is no number."""
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or math.isnan(value):
+            return self._typed(self.low)
+        inside = min(max(value, self.low), self.high)
+        if self.step is not None:
+            inside = self.low + min(round((inside - self.low) / self.step), self._steps()) * self.step
+        return self._typed(inside)
+
+    def _steps(self) -> int:
+        return math.floor((self.high - self.low) / (self.step or 1) + 1e-9)
 
     def _typed(self, value: float) -> float:
         return round(value) if self.integer else float(f"{value:.12g}")
@@ -74,6 +86,17 @@ class Choice:
             if known == label and type(known) is type(label):
                 return value
         raise KeyError(label)
+
+    def nearest(self, value: ParamValue) -> ParamValue:
+        """The label of this value, or of the number nearest to it; else the first label."""
+        same = [i for i, known in enumerate(self.values) if known == value]  # 1 == True, but 1.0 may stand for 1
+        if same:
+            return self.labels[next((i for i in same if type(self.values[i]) is type(value)), same[0])]
+        if isinstance(value, (int, float)) and not isinstance(value, bool):
+            numbers = [(abs(v - value), i) for i, v in enumerate(self.values) if isinstance(v, (int, float))]
+            if numbers:
+                return self.labels[min(numbers)[1]]
+        return self.labels[0]
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,12 +166,10 @@ class SearchSpace:
                     if not dimension.contains(value):
                         return None
                     answers[prefix + name] = value
-                case Choice(values, labels):
+                case Choice(values):
                     if value not in values:
                         return None
-                    same = [i for i, known in enumerate(values) if known == value]  # 1 == True, but 1.0 may stand for 1
-                    best = next((i for i in same if type(values[i]) is type(value)), same[0])
-                    answers[prefix + name] = labels[best]
+                    answers[prefix + name] = dimension.nearest(value)
                 case Switch(branches):
                     named = (value,) if value is not None else tuple(branches)
                     for branch in named:

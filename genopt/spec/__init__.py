@@ -154,6 +154,8 @@ class SearchSpec(Table):
     """How many times each finalist is measured again."""
     confirm_repeats: Annotated[int, Field(ge=1)] = 1
     """Observations of each holdout example for winner and baseline."""
+    start: list[str | dict[str, Value]] = []
+    """Tried first: names of presets (see genopt params) or tables of settings, fitted into the space."""
 
 
 class BudgetSpec(Table):

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ValidationError
 
 from genopt.errors import SpecError
 from genopt.objectives import TIMED
+from genopt.presets import PRESETS
 from genopt.spec import StudySpec
 from genopt.spec._base import Table
 from genopt.spec.dimensions import Choices, Range
@@ -153,6 +154,9 @@ def consistency(spec: StudySpec) -> Iterator[str]:
     prefix, _, path = spec.url.partition("?")[0].partition("://")
     if prefix.startswith("sqlite") and path in ("", "/", "/:memory:"):
         yield "storage: a database in memory is gone when the study ends or is stopped. Name a file: sqlite:///study.db"
+    for i, start in enumerate(spec.search.start):
+        if isinstance(start, str) and start not in PRESETS:
+            yield f"search.start[{i}]: {start!r} is no preset.{hint(start, PRESETS)}"
     weights = [objective.weight is not None for objective in goal.objectives]
     if any(weights) and not all(weights):
         yield "objectives: some have a weight and some do not. Give all of them one, or none"
