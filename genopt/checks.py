@@ -8,15 +8,26 @@ from typing import Any
 
 from genopt import dataset as data
 from genopt import output as constrained
+from genopt.backends import make_backend
 from genopt.errors import SpecError
 from genopt.prompt import Prompt, problems
 from genopt.space import Choice, Constant, Dimension, Number, SearchSpace, Switch
-from genopt.spec import StudySpec
+from genopt.spec import BackendSpec, StudySpec
 from genopt.spec.read import hint
 from genopt.types import BackendInfo, Domain, Example, Scorer
 
 SMALLEST = 8  # examples on each side of the split, below which nothing can be shown or chosen
 FEWEST_GROUPS = 6  # independent groups held out: with five the smallest p-value of flipping signs is 2 / 2**5 = .06
+
+
+def audit_problems(spec: StudySpec) -> tuple[str, ...]:
+    """What is wrong with the second judge's engine, as far as can be told without opening it."""
+    if spec.audit is not None:
+        try:
+            make_backend(BackendSpec(**spec.audit.backend.model_dump()), spec.folder)
+        except SpecError as error:
+            return tuple(f"audit.{problem}" for problem in error.problems)
+    return ()
 
 
 def data_problems(

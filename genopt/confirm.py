@@ -57,6 +57,7 @@ class Verdict:
     searched: tuple[str, ...] = ()
     note: str = ""
     metrics: Mapping[str, Any] | None = None
+    opinions: Mapping[str, Any] | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values."""

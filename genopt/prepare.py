@@ -10,7 +10,7 @@ from typing import Any
 
 from genopt import dataset as data
 from genopt.backends import make_backend
-from genopt.checks import data_problems, engine_can, names_are_known, shots_problems
+from genopt.checks import audit_problems, data_problems, engine_can, names_are_known, shots_problems
 from genopt.errors import BackendError, GenoptError, MissingExtra, SpecError
 from genopt.output import constraint, scorers_with
 from genopt.plan import DEFAULT_TRIALS, Plan, concurrency
@@ -43,6 +43,7 @@ async def prepare(spec: StudySpec, *, tell: Callable[[str], None] = lambda text:
             if "repeats" in scorer.needs and spec.search.repeats < 2:
                 found.append(f"scorers.{name}: compares samples of one example. Set search.repeats = 2 or more")
     backend = _attempt(found, lambda: make_backend(spec.backend, spec.folder))
+    found += audit_problems(spec)
     tune: tuple[Example, ...] = ()
     holdout: tuple[Example, ...] = ()
     if dataset is not None:

@@ -15,11 +15,13 @@ from genopt.confirm import Verdict, choose_winner, confirm
 from genopt.errors import StudyError
 from genopt.events import Decided, Listener, Note, silence
 from genopt.fork import check_source, fork_from
+from genopt.pairwise import with_opinions
 from genopt.plan import Plan
 from genopt.prepare import prepare
 from genopt.search import measure_baseline, search
 from genopt.session import Session
 from genopt.spec import StudySpec
+from genopt.spec.confirm import opinions_wanted
 from genopt.spec.read import read_study
 
 T = TypeVar("T")
@@ -117,6 +119,7 @@ async def _run(plan: Plan, on_event: Listener, source: str | None) -> Result:
         if source is not None:
             await fork_from(session, source)
         budget = plan.spec.budget.model_dump() | {"repeats": plan.spec.search.confirm_repeats}
+        budget |= opinions_wanted(plan.spec.confirm, plan.spec.audit)
         stored = await session.db(session.study.attribute, "verdict")
         if stored is not None and stored.get("budget") == budget:
             verdict = Verdict.from_json(stored)
@@ -130,6 +133,7 @@ async def _run(plan: Plan, on_event: Listener, source: str | None) -> Result:
         await search(session)
         winner = await choose_winner(session, baseline)
         verdict = await confirm(session, session.evaluations[baseline.config.key], winner)
+        verdict = await with_opinions(session, verdict, baseline.config, winner)
         await session.db(session.study.set_attribute, "verdict", verdict.to_json() | {"budget": budget})
         session.enter("done")
         on_event(Decided(verdict.to_json()))

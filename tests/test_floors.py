@@ -22,7 +22,7 @@ FLOORS: dict[int, str] = {
     4: "study",
     5: "trial schedule plan checks names prepare output",
     6: "session outcomes starts desk search confirm fork runner evaluation rescore archive observations report"
-    " compare labels calibrate judge_check imported",
+    " compare pairwise labels calibrate judge_check imported",
     7: "cli console dashboard template testing __main__ __init__",
 }
 FLOOR_OF = {name: floor for floor, names in FLOORS.items() for name in names.split()}

@@ -11,13 +11,16 @@ from pydantic import Field, PrivateAttr, field_validator, model_validator
 
 from genopt.objectives import MEASURED, Constraint, Goal, Objective
 from genopt.spec._base import Table, TextFile
+from genopt.spec.confirm import AuditSpec, ConfirmSpec
 from genopt.spec.dimensions import SpaceSpec, Value
 from genopt.spec.output import OutputSpec
 from genopt.spec.scorers import ScorerSpec
 
 __all__ = [
+    "AuditSpec",
     "BackendSpec",
     "BudgetSpec",
+    "ConfirmSpec",
     "ConstraintSpec",
     "DatasetSpec",
     "ObjectiveSpec",
@@ -200,6 +203,10 @@ class StudySpec(Table):
     """What must hold."""
     search: SearchSpec = SearchSpec()
     """How to search."""
+    confirm: ConfirmSpec = ConfirmSpec()
+    """What else is asked about the winner."""
+    audit: AuditSpec | None = None
+    """A second judge, for the holdout alone."""
     budget: BudgetSpec = BudgetSpec()
     """When to stop."""
 

@@ -16,6 +16,7 @@ from genopt.objectives import TIMED
 from genopt.presets import PRESETS
 from genopt.spec import StudySpec
 from genopt.spec._base import Table
+from genopt.spec.confirm import confirm_problems
 from genopt.spec.dimensions import Choices, Range
 from genopt.spec.scorers import KINDS, ScorerSpec
 
@@ -170,6 +171,7 @@ def consistency(spec: StudySpec) -> Iterator[str]:
             f"objectives: {timed} is not a property of a configuration while requests share an engine."
             " Drop search.trials_in_flight and backend.concurrency: both are 1 then"
         )
+    yield from confirm_problems(spec.confirm, spec.audit, spec.scorers)
     if goal.several and spec.search.sampler == "gp" and spec.search.pruner == "median":
         yield "search.pruner: median works with one objective. Use paired or none"
 
