@@ -5,7 +5,7 @@ A preset says only what it is about: what it does not name stays as the user run
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import product
 from typing import Any
@@ -18,7 +18,7 @@ from genopt.types import Params, ParamValue
 class Preset:
     """A configuration that people use, and who says so."""
 
-    params: Params
+    params: Mapping[str, float]
     source: str
 
 
@@ -61,6 +61,17 @@ PRESETS: Mapping[str, Preset] = {
     "gemma3": Preset({"temperature": 1.0, "top_k": 64, "top_p": 0.95}, "generation_config.json of Gemma 3"),
     "mistral": Preset({"temperature": 0.15}, "model card of Mistral Small 3"),
 }
+
+
+def presets_text(names: Collection[str]) -> str:
+    """A table of the presets whose parameters are all among `names`."""
+    rows = [("name", "settings", "where it comes from")]
+    for name, preset in PRESETS.items():
+        if preset.params.keys() <= set(names):
+            settings = " ".join(f"{parameter}={value:g}" for parameter, value in preset.params.items())
+            rows.append((name, settings, preset.source))
+    widths = [max(len(row[i]) for row in rows) for i in range(2)]
+    return "\n".join("  ".join([*(c.ljust(w) for c, w in zip(row, widths, strict=False)), row[2]]) for row in rows)
 
 
 @dataclass(frozen=True, slots=True)

@@ -407,6 +407,13 @@ def test_params_lists_what_an_engine_honours(shell: Shell) -> None:
     assert all(entry["doc"] for entry in found.values())
 
 
+def test_params_lists_the_presets_an_engine_can_take(shell: Shell) -> None:
+    text = ok(shell("params", "transformers", "--presets")).out
+    assert "\ngreedy " in text and "temperature=1.5 min_p=0.1" in text and "arXiv" in text
+    found = ok(shell("params", "tests.toy:ToyBackend", "--model", "toy", "--presets", "--json")).json
+    assert found["greedy"]["params"] == {"temperature": 0.0} and "beams" not in found
+
+
 def test_params_of_a_model_shows_its_defaults(shell: Shell) -> None:
     found = ok(shell("params", "tests.toy:ToyBackend", "--model", "toy", "--json")).json
     assert {name: entry["default"] for name, entry in found.items()} == DEFAULTS

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -64,19 +65,27 @@ def init(data: str | None, model: str | None, scorer: str | None, backend: str, 
 @click.command()
 @click.argument("backend")
 @click.option("--model", metavar="MODEL", help="Ask this model, not just the engine: its defaults are shown too.")
+@click.option("--presets", is_flag=True, help="List the starting points of [search] start that it can take instead.")
 @click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
-def params(backend: str, model: str | None, as_json: bool) -> None:
+def params(backend: str, model: str | None, presets: bool, as_json: bool) -> None:
     """List the generation parameters an engine honours, with their legal ranges.
 
     \b
     genopt params transformers
     genopt params transformers --model ./my-model
+    genopt params transformers --presets      greedy, creative ...: [search] start = ["greedy"] tries them first
     """
     from genopt.backends import declared
+    from genopt.presets import PRESETS, presets_text
     from genopt.report.measured import params_text
 
     domains, defaults = declared(backend, model, Path.cwd())
-    if as_json:
+    if presets and not as_json:
+        click.echo(presets_text(domains))
+    elif presets:
+        taken = {name: preset for name, preset in PRESETS.items() if preset.params.keys() <= domains.keys()}
+        click.echo(json.dumps({name: asdict(preset) for name, preset in taken.items()}, indent=2))
+    elif as_json:
         rows: dict[str, Any] = {
             name: {
                 "kind": d.kind,
