@@ -31,6 +31,7 @@ KEYS = {"1": "the first", "2": "the second", "0": "equally good", "s": "skip", "
 )
 @click.option("--grep", "pattern", metavar="REGEX", help="Only rows of which either text contains this.")
 @click.option("--rows", "-n", type=click.IntRange(0), default=5, show_default=True, help="How many rows to print.")
+@click.option("--output", "-o", type=click.Path(path_type=Path, dir_okay=False), help="Write a page: compare.html.")
 @click.option("--json", "as_json", is_flag=True, help="Print the numbers as JSON.")
 @click.option("--blind", is_flag=True, help="Read the rows without knowing which side wrote what, and choose.")
 @click.option(
@@ -49,6 +50,7 @@ def compare(
     show: str,
     pattern: str | None,
     rows: int,
+    output: Path | None,
     as_json: bool,
     blind: bool,
     labels: Path,
@@ -63,7 +65,7 @@ def compare(
     \b
     genopt compare study.toml
     genopt compare --study study.toml baseline 12 --show worse
-    genopt compare mine.jsonl theirs.csv --metric score
+    genopt compare mine.jsonl theirs.csv -o compare.html
     genopt compare study.toml --blind
     """
     from genopt.compare import compare as hold_against
@@ -74,6 +76,11 @@ def compare(
     if blind:
         _read_blind(found, labels, annotator)
         return
+    if output is not None:
+        from genopt.compare.page import write_page
+
+        write_page(found, output)
+        click.echo(f"written: {output}", err=True)
     chosen = found.select(show, pattern)  # type: ignore[arg-type]
     if as_json:
         from genopt.compare.text import summary_json
@@ -84,7 +91,7 @@ def compare(
     for pair in chosen[:rows]:
         click.echo("\n" + pair_text(pair, found.metric, _paint))
     if len(chosen) > rows:
-        click.echo(f"\n{len(chosen) - rows:,} more rows: -n {len(chosen)} prints all")
+        click.echo(f"\n{len(chosen) - rows:,} more rows: -n {len(chosen)} prints all, -o compare.html writes a page")
 
 
 def _paint(text: str, change: str) -> str:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable
+from typing import Any, Literal
 
 from genopt.compare import Comparison, Pair
 from genopt.stats import UNBOUNDED
@@ -31,8 +31,7 @@ def summary(found: Comparison) -> str:
     result = found.result
     if result is None or found.p_value is None:
         return safe("\n".join([*lines, "No scores on both sides: only the texts are compared."]))
-    means = [_mean([pair.a.scores.get(str(found.metric)) for pair in found.pairs])]
-    means += [_mean([pair.b.scores.get(str(found.metric)) for pair in found.pairs])]
+    means = [mean_of_side(found, "a"), mean_of_side(found, "b")]
     bounds = [f"{bound:+.4f}" if abs(bound) < UNBOUNDED else "?" for bound in (result.low, result.high)]
     lines += [
         f"{found.metric}: A {means[0]:.4f}, B {means[1]:.4f}",
@@ -99,8 +98,10 @@ def pair_text(pair: Pair, metric: str | None, paint: Paint = marked, *, width: i
     return "\n".join([*lines, _short("".join(paint(safe(piece.text), piece.change) for piece in pieces), width)])
 
 
-def _mean(values: Sequence[float | None]) -> float:
-    known = [value for value in values if value is not None]
+def mean_of_side(found: Comparison, side: Literal["a", "b"]) -> float:
+    """The mean score of one side over the examples that both sides have a score for; NaN without any."""
+    scored = [pair for pair in found.pairs if not math.isnan(pair.difference)]
+    known = [getattr(pair, side).scores[str(found.metric)] for pair in scored]
     return math.fsum(known) / len(known) if known else math.nan
 
 

@@ -6,19 +6,17 @@ ever sets text. The page's own policy forbids every request and any script but i
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import json
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import jinja2
 from markupsafe import Markup
 
 from genopt.observations import paired_table
 from genopt.report import charts, heatmap
 from genopt.report.facts import Facts, Setting, facts_of
+from genopt.report.html import environment, inline
 from genopt.report.material import Material
 from genopt.report.svg import number
 from genopt.report.toml import toml_text
@@ -35,52 +33,35 @@ FIELD = 600  # characters of a field or a reference
 def html_report(material: Material, facts: Facts | None = None) -> str:
     """The whole report as one HTML file."""
     facts = facts or facts_of(material)
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("genopt.report"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        finalize=lambda value: safe(value) if type(value) is str else value,
-    )
-    environment.filters["tojson_plain"] = lambda value: json.dumps(value, ensure_ascii=False)
-    style, script = (_asset(environment, name) for name in ("style.css", "page.js"))
     maps = heatmap.sheets(material, facts) if facts.settings else ()
-    return environment.get_template("page.html").render(
-        facts=facts,
-        held=facts.held_out,
-        level=f"{100 * (1 - facts.verdict['level']):.4g} %" if facts.verdict else "95 %",
-        minimized=facts.directions == ("minimize",),
-        style=Markup(style),
-        script=Markup(script),
-        style_hash=_hash(style),
-        script_hash=_hash(script),
-        settings_title=settings_title(facts),
-        targets=targets(facts),
-        charts=_charts(facts),
-        pairs=_pairs(material, facts),
-        grouped=any(sheet.grouped for sheet in maps),
-        sheets=[_sheet(sheet, index) for index, sheet in enumerate(maps)],
-        cost=cost_rows(facts),
-        data=data_rows(facts),
-        versions=versions(),
-        study_file=toml_text(facts.spec),
-        description=json.dumps(facts.description, ensure_ascii=False, indent=2),
-        commands=commands(facts),
-        data_json=_script_json(_data(material, facts, maps)),
-        number=number,
-        name_of=charts.name_of,
-        gain_text=charts.gain_text,
-        brief=brief,
+    return (
+        environment()
+        .get_template("page.html")
+        .render(
+            facts=facts,
+            held=facts.held_out,
+            level=f"{100 * (1 - facts.verdict['level']):.4g} %" if facts.verdict else "95 %",
+            minimized=facts.directions == ("minimize",),
+            **inline(script="page.js"),
+            settings_title=settings_title(facts),
+            targets=targets(material.archive, facts),
+            charts=_charts(facts),
+            pairs=_pairs(material, facts),
+            grouped=any(sheet.grouped for sheet in maps),
+            sheets=[_sheet(sheet, index) for index, sheet in enumerate(maps)],
+            cost=cost_rows(facts),
+            data=data_rows(facts),
+            versions=versions(),
+            study_file=toml_text(facts.spec),
+            description=json.dumps(facts.description, ensure_ascii=False, indent=2),
+            commands=commands(facts),
+            data_json=_script_json(_data(material, facts, maps)),
+            number=number,
+            name_of=charts.name_of,
+            gain_text=charts.gain_text,
+            brief=brief,
+        )
     )
-
-
-def _asset(environment: jinja2.Environment, name: str) -> str:
-    assert environment.loader is not None
-    return environment.loader.get_source(environment, name)[0]
-
-
-def _hash(content: str) -> str:
-    return "sha256-" + base64.b64encode(hashlib.sha256(content.encode()).digest()).decode()
 
 
 def _charts(facts: Facts) -> dict[str, Any]:

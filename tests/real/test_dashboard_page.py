@@ -15,6 +15,7 @@ import pytest
 import genopt
 from genopt.archive import load
 from genopt.spec.read import make_study
+from tests.hostile import SCRIPT
 from tests.real.browser import Browser, chromium, chromium_program
 from tests.toy import study
 
@@ -70,15 +71,15 @@ def test_a_trials_note_and_its_table(browser: Browser, address: str, where: str,
     page.wait("document.body.innerText.includes('outputs.jsonl')")
     text = page.evaluate("document.body.innerText")
     assert "draws each token at temperature" in text
-    assert "<script>window.hacked = 1</script>" in text
-    assert "\\u001b[2J" in text
+    assert SCRIPT in text
+    assert "\\u001b[31mred" in text
     page.evaluate("document.querySelector('[aria-label=\"show artifact table\"]').click()")
     page.wait("document.querySelectorAll('table tbody tr').length >= 10")
     table = page.evaluate("document.querySelector('table').innerText")
     for column in ("example", "output", "reference", "right", "tokens", "seconds"):
         assert column in table.lower()
     assert "<script>" in table
-    assert page.evaluate("window.hacked") is None
+    assert page.evaluate("window.obeyed") is None
     assert not page.problems
     assert all(request.startswith((address, "data:", "blob:")) for request in page.requests)
 
