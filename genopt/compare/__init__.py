@@ -11,7 +11,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-import numpy as np
 from scipy.stats import binomtest
 
 from genopt.errors import SpecError
@@ -128,7 +127,8 @@ def compare(a: Side, b: Side, metric: str | None = None) -> Comparison:
         if _binary([*before, *after]) and result.clusters == result.n:
             p_value, test = mcnemar_exact(result.wins, result.losses), "McNemar's exact test"
         if result.difference and math.isfinite(result.se) and result.n > 1:
-            needed = examples_needed(float(np.nanstd(np.subtract(after, before), ddof=1)), abs(result.difference))
+            # The normal approximation may think that these were enough; the test, which assumes less, does not.
+            needed = max(result.n + 1, examples_needed(result.se * math.sqrt(result.n), abs(result.difference)))
     return Comparison(
         a, b, metric, tuple(pairs), result, p_value, test, needed,
         len(a.outputs) - len(shared), len(b.outputs) - len(shared),
