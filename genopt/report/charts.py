@@ -53,13 +53,11 @@ def history(facts: Facts) -> str:
     drawn += [*x_axis(x, bottom, "trial", 8), line(LEFT, y(0), WIDTH - RIGHT, y(0), "zero")]
     best, path = -math.inf, ""
     for setting in order:
-        counts = setting.eligible and not setting.stopped_early
-        if counts and setting.gain.value > best:
-            path += f"{'V' + format(y(setting.gain.value), '.1f') if path else ''}"
-            path = path or f"M{x(setting.number or 0):.1f} {y(setting.gain.value):.1f}"
+        across = x(setting.number or 0)
+        path += f"H{across:.1f}" if path else ""
+        if setting.eligible and not setting.stopped_early and setting.gain.value > best:
             best = setting.gain.value
-        if path:
-            path += f"H{x(setting.number or 0):.1f}"
+            path += f"V{y(best):.1f}" if path else f"M{across:.1f} {y(best):.1f}"
     if path:
         drawn.append(element("path", d=path, class_="best"))
     drawn += [_mark(s, x(s.number or 0), y(s.gain.value), y(s.gain.low), y(s.gain.high)) for s in order]
@@ -219,7 +217,7 @@ def grid(found: Interaction) -> str:
             drawn.append(element("rect", class_=kind, **place))
             if mean is not None:
                 told = f"{number(mean, '+')} ({count})"
-                words = "on" if abs(mean) > most / 2 else "label"
+                words = f"t{shade(mean, most)}"
                 drawn.append(
                     text(left + each * (j + 0.5), top + row * i + row / 2 + 4, told, anchor="middle", kind=words)
                 )
@@ -244,7 +242,7 @@ def front(facts: Facts) -> str:
         drawn.append(element("path", d=path, class_="best"))
     for setting in shown:
         first, second = setting.values[:2]
-        kind = "winner" if setting.key in facts.front else kind_of(setting)
+        kind = "front" if setting.key in facts.front else kind_of(setting)
         told = f"{name_of(setting)}\n{titles[0]} {gain_text(first)}\n{titles[1]} {gain_text(second)}"
         told += f"\n{brief(setting.params)}"
         drawn.append(line(x(first.low), y(second.value), x(first.high), y(second.value), f"bar {kind}"))

@@ -71,19 +71,20 @@ def answer(sheet: Sheet) -> str:
     if not tried:
         return "No configuration but the baseline was measured on all of them."
     best = max(tried, key=lambda s: (s.good, s.gain.value))
-    who = f"The winner, {name_of(best)}," if best.role == "winner" else name_of(best)
+    who = f"the winner, {name_of(best)}," if best.role == "winner" else name_of(best)
     said = f"{who} is good for {best.good} of {best.units} {sheet.noun}, the most of all: no worse than the"
     said += f" baseline there, better on {best.better}."
     if best.good == best.units:
-        said = f"Yes: {said}"
+        said = f"yes: {said}"
+    said = said[0].upper() + said[1:]
     winner = next((s for s in tried if s.role == "winner" and s is not best), None)
     if winner is not None:
         said += f" The winner, {name_of(winner)}, is good for {winner.good}."
     gains = sheet.gains[[s in tried for s in sheet.settings]]
     helped = int(np.sum(np.any(gains > 0, axis=0)))
-    hopeless = gains.shape[1] - helped
-    some = f"{hopeless} of {gains.shape[1]} {sheet.noun}" if hopeless else f"None of the {gains.shape[1]} {sheet.noun}"
-    return f"{said} {some} got better with no configuration at all."
+    total = gains.shape[1]
+    some = f"Every one of the {total}" if helped == total else f"{helped} of the {total}"
+    return f"{said} {some} {sheet.noun} got better with at least one configuration."
 
 
 def drawing(sheet: Sheet, index: int) -> str:

@@ -20,7 +20,7 @@ def markdown_report(material: Material, facts: Facts | None = None) -> str:
     """The report as Markdown."""
     facts = facts or facts_of(material)
     parts = [f"# {plain(facts.name)}", f"**{facts.sentence}**", *_evidence(facts), f"## {settings_title(facts)}"]
-    parts += [fenced(target.text) for target in targets(facts)[:1]]
+    parts += [fenced(target.text) for target in targets(material.archive, facts)[:1]]
     if held := facts.held_out:
         level = f"{100 * held.result.level:.4g} % interval"
         rows = [("objective", held.baseline, held.winner, held.result.difference, held.result.low, held.result.high)]

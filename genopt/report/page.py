@@ -13,7 +13,6 @@ from typing import Any
 
 from markupsafe import Markup
 
-from genopt.observations import paired_table
 from genopt.report import charts, heatmap
 from genopt.report.facts import Facts, Setting, facts_of
 from genopt.report.html import environment, inline
@@ -27,6 +26,7 @@ from genopt.words import brief, safe
 
 TEXTS = 2_000_000  # characters of outputs in a page, so that it can be sent around
 SHOWN = 5  # examples that gained most, and as many that lost most
+Shown = tuple[str, float | None, int]
 FIELD = 600  # characters of a field or a reference
 
 
@@ -152,19 +152,18 @@ def _data(material: Material, facts: Facts, maps: Sequence[heatmap.Sheet]) -> di
     }
 
 
-def _texts(
-    material: Material, chosen: Sequence[Setting], place: Mapping[str, int]
-) -> dict[str, list[tuple[str, float | None] | None]]:
-    """config_key -> the first text of each example with its utility, cut so that all of them fit into a page."""
+def _texts(material: Material, chosen: Sequence[Setting], place: Mapping[str, int]) -> dict[str, list[Shown | None]]:
+    """config_key -> of each example the first text, cut so that all of them fit into a page, with the utility of all of
+    its texts and how many there are."""
     frame = material.frame
-    rows = frame[
-        (frame["phase"] == "tune") & (frame["sample"] == 0) & frame["config_key"].isin([s.key for s in chosen])
-    ]
-    utility = paired_table(rows)
-    width = max(200, TEXTS // max(1, len(rows)))
-    found: dict[str, list[tuple[str, float | None] | None]] = {s.key: [None] * len(place) for s in chosen}
-    for key, name, text in rows[["config_key", "example_id", "text"]].itertuples(index=False):
-        found[key][place[name]] = (_short(text, width), _rounded(float(utility.at[key, name])))
+    rows = frame[(frame["phase"] == "tune") & frame["config_key"].isin([s.key for s in chosen])]
+    utility = rows.groupby(["config_key", "example_id"])["utility"].agg(["mean", "size"])
+    first = rows[rows["sample"] == 0]
+    width = max(200, TEXTS // max(1, len(first)))
+    found: dict[str, list[Shown | None]] = {s.key: [None] * len(place) for s in chosen}
+    worth = {key: (_rounded(mean), int(size)) for key, mean, size in utility.itertuples()}
+    for key, name, text in first[["config_key", "example_id", "text"]].itertuples(index=False):
+        found[key][place[name]] = (_short(text, width), *worth[key, name])
     return found
 
 
@@ -174,13 +173,13 @@ def _called(setting: Setting) -> str:
 
 
 def _fields(example: Example, facts: Facts) -> list[tuple[str, str]]:
-    """What was asked, without what is shown as the example's name and its references anyway."""
+    """What was asked, without what is shown anyway: the example's name, its group and its references."""
     table = facts.spec.get("dataset", {})
-    hidden = (table.get("id"), table.get("reference"))
+    hidden = (table.get("id"), table.get("reference"), table.get("group"))
     return [
         (name, _short(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)))
         for name, value in example.fields.items()
-        if name not in hidden
+        if name not in hidden and value != example.id
     ]
 
 

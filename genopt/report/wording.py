@@ -8,6 +8,7 @@ import platform
 from dataclasses import dataclass
 from typing import Any
 
+from genopt.archive import Archive
 from genopt.report.facts import Facts
 from genopt.report.toml import toml_text
 from genopt.words import duration
@@ -15,10 +16,11 @@ from genopt.words import duration
 
 @dataclass(frozen=True)
 class Target:
-    """Settings in the form that one engine or program takes."""
+    """Settings in the form that one engine or program takes, and what a person has to know of it."""
 
     name: str
     text: str
+    notes: tuple[str, ...] = ()
 
 
 def settings_title(facts: Facts) -> str:
@@ -39,12 +41,13 @@ def kept(facts: Facts) -> dict[str, Any]:
     return {n: v for n, v in sorted(chosen.items()) if n in verdict["searched"] or v != before.get(n)}
 
 
-def targets(facts: Facts) -> tuple[Target, ...]:
-    """The settings in every form they can be copied in."""
-    settings = kept(facts)
+def targets(archive: Archive, facts: Facts) -> tuple[Target, ...]:
+    """The settings in every form they can be copied in, the study's own engine first. Before a verdict they are only
+    shown as they are: nothing of them is confirmed."""
+    chosen = kept(facts)
     return (
-        Target("study file", toml_text({"baseline": settings})),
-        Target("JSON", json.dumps(settings, ensure_ascii=False, indent=2)),
+        Target("study file", toml_text({"baseline": chosen})),
+        Target("JSON", json.dumps(chosen, ensure_ascii=False, indent=2)),
     )
 
 

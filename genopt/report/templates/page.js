@@ -50,8 +50,11 @@ const fill = (panel, sheet, row, col) => {
     for (const key of new Set([data.baseline, sheet.rows[row]])) {
       const found = (data.texts[key] || [])[index];
       const title = key === data.baseline ? "baseline" : data.settings[key].name;
-      if (found) column(`${title} (${found[1] === null ? "not scored" : Number(found[1].toPrecision(4))})`, found[0], texts);
-      else column(title, data.texts[key] ? "Not measured on this example." : data.elsewhere, texts);
+      if (found) {
+        const [text, worth, count] = found;
+        const of = count > 1 ? `, the first of ${count} texts` : "";
+        column(`${title}: ${worth === null ? "not scored" : Number(worth.toPrecision(4))}${of}`, text, texts);
+      } else column(title, data.texts[key] ? "Not measured on this example." : data.elsewhere, texts);
     }
   }
   panel.hidden = false;
