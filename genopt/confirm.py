@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from genopt import guards
 from genopt.objectives import Goal
 from genopt.schedule import gather
 from genopt.session import Session
@@ -231,6 +232,7 @@ def _verdict(
         )
     result, before, after = held_out
     kind, note = _conclusion(result, before, after, plan.goal, level)
+    note = "; ".join(filter(None, [note, *guards.notes(before, after, plan.goal, plan.scorers)]))
     sign = plan.goal.sign
     number = session.known[winner.key].number
     return Verdict(

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from genopt.events import TrialDone
+from genopt.guards import at_worst
 from genopt.session import Known, Session
 from genopt.stats import mean_se
 from genopt.study import Asked
@@ -16,7 +17,8 @@ from genopt.types import Params
 
 
 def known_of(session: Session, number: int | None, evaluation: Evaluation, told: float | None) -> Known:
-    """What an evaluation is worth; `told` is the adjusted mean of a trial that was stopped early."""
+    """What an evaluation is worth; `told` is the adjusted mean of a trial that was stopped early. Where more than
+    MAX_MISSING could not be scored, the sampler is told the mean with what is missing at its worst."""
     goal = session.plan.goal
     values = evaluation.utility()
     n = int(np.count_nonzero(~np.isnan(values)))
@@ -27,6 +29,9 @@ def known_of(session: Session, number: int | None, evaluation: Evaluation, told:
         all(violation <= 0 for violation in violations.values()) and evaluation.missing() <= MAX_MISSING and n > 0
     )
     worth = mean if told is None else told
+    if evaluation.missing() > MAX_MISSING:
+        worst = at_worst(evaluation, goal)
+        worth, means = mean_se(worst.utility())[0], worst.means()
     return Known(number, goal.values(worth, means), mean, se, n, told is not None, eligible, violations)
 
 
@@ -57,7 +62,7 @@ def outcome_of(known: Known, evaluation: Evaluation) -> dict[str, Any]:
     }
     missing = evaluation.missing()
     if missing > MAX_MISSING:
-        outcome["why"] = f"{missing:.0%} of its observations could not be scored"
+        outcome["why"] = f"{missing:.0%} of its observations could not be scored, and count as the worst"
     elif not known.eligible:
         outcome["why"] = "misses " + ", ".join(name for name, violation in known.violations.items() if violation > 0)
     return finite(outcome)

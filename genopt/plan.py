@@ -8,7 +8,7 @@ import hashlib
 import json
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -36,11 +36,13 @@ def concurrency(spec: StudySpec, info: BackendInfo) -> int:
 
 @dataclass(frozen=True)
 class Bill:
-    """What a study costs at most, in generations; racing makes the search cheaper, never dearer."""
+    """What a study costs at most, in generations; racing makes the search cheaper, never dearer. `judged` counts the
+    requests to judges while every reply can be read: fewer where texts are equal."""
 
     search: int
     finalists: int
     confirm: int
+    judged: int = 0
 
     @property
     def total(self) -> int:
@@ -174,11 +176,12 @@ class Plan:
         """The cost at most. Without a limit on trials the search costs whatever the other budgets leave."""
         spec = self.spec.search
         each = len(self.tune) * spec.repeats
-        return Bill(
+        bill = Bill(
             search=each * (self.trials or 0),
             finalists=each * spec.replicates * (spec.finalists + 1),
             confirm=2 * len(self.holdout) * spec.repeats * spec.confirm_repeats,
         )
+        return replace(bill, judged=bill.total * sum(getattr(s, "calls", 0) for s in self.scorers.values()))
 
     def description(self) -> dict[str, Any]:
         """What must not change while a study goes on, by key of the study file. Plain JSON."""

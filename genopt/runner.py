@@ -15,6 +15,7 @@ from genopt.confirm import Verdict, choose_winner, confirm
 from genopt.errors import StudyError
 from genopt.events import Decided, Listener, Note, silence
 from genopt.fork import check_source, fork_from
+from genopt.guards import usage_notes
 from genopt.pairwise import with_opinions
 from genopt.plan import Plan
 from genopt.prepare import prepare
@@ -135,6 +136,8 @@ async def _run(plan: Plan, on_event: Listener, source: str | None) -> Result:
         verdict = await confirm(session, session.evaluations[baseline.config.key], winner)
         verdict = await with_opinions(session, verdict, baseline.config, winner)
         await session.db(session.study.set_attribute, "verdict", verdict.to_json() | {"budget": budget})
+        for note in usage_notes(plan.scorers):
+            session.note(note)
         session.enter("done")
         on_event(Decided(verdict.to_json()))
         return Result(verdict, plan.spec.url, plan.spec.name)

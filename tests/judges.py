@@ -137,8 +137,8 @@ class ScriptedJudge:
 
 
 class Author:
-    """A backend whose parameter `skill` is how good its texts are: of `words` words (a parameter) each is "good" with
-    that chance, give or take the example's own ease, and else "bad". `requests` counts."""
+    """A backend whose parameter `skill` is how good its texts are: of `words` words (a parameter, give or take two
+    fifths) each is "good" with that chance, give or take the example's own ease, and else "bad". `requests` counts."""
 
     def __init__(self, *, model: str = "author", options: Mapping[str, Any] | None = None) -> None:
         self.model, self.options = model, dict(options or {})
@@ -161,6 +161,7 @@ class Author:
         await asyncio.sleep(0)
         skill, words = float(request.params["skill"] or 0.0), int(request.params["words"] or 1)
         ease = 0.2 * (uniform("ease", request.example_id) - 0.5)
+        words = max(1, round(words * (0.6 + 0.8 * uniform("length", words, request.seed, request.example_id))))
         draws = [uniform("word", n, request.seed, request.example_id) for n in range(words)]
         text = " ".join("good" if draw < skill + ease else "bad" for draw in draws)
         return Generation(text, "stop", 10, words, 0.0)

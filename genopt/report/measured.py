@@ -33,6 +33,7 @@ def check_json(checked: Checked) -> dict[str, Any]:
             "confirm": bill.confirm,
             "total": bill.total,
         },
+        "judge_calls": bill.judged,
         "tokens": round(bill.total * checked.tokens_each),
         "minutes": [round(minutes, 2) for minutes in checked.minutes()],
     }
@@ -74,6 +75,8 @@ def check_text(checked: Checked) -> str:
         f"           about {found['tokens']:,} tokens; {duration(60 * fastest)} if the engine answers"
         f" {plan.concurrency} requests at once as fast as one, {duration(60 * slowest)} if one after the other",
     ]
+    if bill.judged:
+        lines.append(f"           and at most {bill.judged:,} requests to judges: equal texts are judged once")
     return safe("\n".join(lines))
 
 
