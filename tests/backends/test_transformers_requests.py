@@ -9,14 +9,15 @@ import gc
 import math
 import random
 import tracemalloc
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from genopt.errors import BackendError
-from genopt.types import Generation, Message, Request
+from genopt.testing import BackendContract
+from genopt.types import Backend, BackendInfo, Generation, Message, Request
 from tests import tiny_models
 from tests.backends.embedded import ONE_THREAD, generate, make_request, mixed_requests, outcome
 
@@ -43,6 +44,34 @@ def t5(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def asking(request: Request, **changes: Any) -> Request:
     return dataclasses.replace(request, **changes)
+
+
+class TestBeams(BackendContract):
+    """The contract with every request searched by beams."""
+
+    @pytest.fixture(autouse=True, params=["llama", "t5"])
+    def _model(self, request: pytest.FixtureRequest) -> None:
+        self.model = request.getfixturevalue(request.param)
+
+    def backend(self) -> Backend:
+        return TransformersBackend(model=str(self.model), options=ONE_THREAD)
+
+    def request(self, info: BackendInfo, params: Mapping[str, Any] | None = None, **given: Any) -> Request:
+        return super().request(info, {"num_beams": 3, **(params or {})}, **given)
+
+    def mixed_requests(self, info: BackendInfo, count: int) -> list[Request]:
+        return super().mixed_requests(info, count)[::3]  # beams are slow
+
+    def test_stop_string_is_cut_and_ends_the_text(self) -> None:
+        """A beam that meets its stop string has ended, and another text may win: only the cut can be promised."""
+
+        async def scenario(backend: Backend, info: BackendInfo) -> None:
+            full = await backend.generate(self.request(info, {"temperature": 0.0}))
+            stop = full.text[4:6]
+            done = await backend.generate(self.request(info, {"temperature": 0.0, "stop": (stop,)}))
+            assert stop not in done.text and done.finish == "stop"
+
+        self.run(scenario)
 
 
 class TestIsolation:
