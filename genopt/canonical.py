@@ -49,7 +49,7 @@ def canonical(
 
     `params` are complete and explicit (see `resolve`). Equal are: everything greedy (temperature 0, or top_k 1 without
     beams) whatever its truncation; neutral values and absent ones; a length penalty without beams; a penalty window
-    without penalties; stop strings in any order; a switch and the parameters it stands for.
+    without penalties, penalties without a window; stop strings in any order; a switch and the parameters it stands for.
     """
     kept = {name: value for name, value in params.items() if name not in switches and value is not None}
     beams = kept.get("num_beams", 1)
@@ -67,7 +67,9 @@ def canonical(
     for name, domain in domains.items():
         if name in kept and kept[name] in domain.neutral:
             del kept[name]
-    if not any(name in kept for name in PENALTIES):
+    if kept.get("repeat_last_n") == 0 or not any(name in kept for name in PENALTIES):
+        for name in PENALTIES:
+            kept.pop(name, None)
         kept.pop("repeat_last_n", None)
     if kept.get("shots") == 0:
         del kept["shots"]

@@ -103,6 +103,8 @@ def names_are_known(
             named = spec.baseline.get(name)
             if named is not None and named not in dimension.branches:
                 found.append(f"baseline.{name}: {named!r} is no branch.{hint(str(named), dimension.branches)}")
+        elif name not in known and name in info.dead:
+            found.append(f"space.{path}: {info.dead[name]}")
         elif name not in known:
             found.append(
                 f"space.{path}: is neither a parameter of {engine} nor a variable that the prompt uses"
@@ -119,6 +121,8 @@ def names_are_known(
                 info.params[name].coerce(value)
             except ValueError as error:
                 found.append(f"{key}.{name}: {_refused(info.params[name], error)}")
+        elif name not in {*settable, "shots"} and name not in used and name in info.dead:
+            found.append(f"{key}.{name}: {info.dead[name]}")
         elif name not in {*settable, "shots"} and name not in used:
             found.append(
                 f"{key}.{name}: is neither a parameter of {engine} nor a variable of the prompt." + hint(name, settable)

@@ -128,6 +128,7 @@ def chosen(plan: Plan, params: Mapping[str, Any] | None) -> Configuration:
     """The configuration with these settings over the baseline's. Raises SpecError for a name that means nothing."""
     if params is None:
         return plan.baseline()
+    params = {plan.info.aliases.get(name, name): value for name, value in params.items()}
     known = {*plan.domains, *plan.names, *plan.space.switches()}
     problems = [f"--params: {name!r} is no parameter here.{hint(name, known)}" for name in params if name not in known]
     for name, value in params.items():

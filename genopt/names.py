@@ -10,15 +10,18 @@ from genopt.spec import StudySpec
 
 
 def with_own_names(spec: StudySpec, aliases: Mapping[str, str]) -> StudySpec:
-    """The study with every alias in [space] and [baseline] replaced by the parameter it stands for.
+    """The study with every alias in [space], [baseline] and search.start replaced by the parameter it stands for.
 
     Raises SpecError where a table holds both spellings: one of them would have no effect.
     """
-    found = [*_twice(spec.space, aliases, "space"), *_twice(spec.baseline, aliases, "baseline")]
+    tables: dict[str, Mapping[str, Any]] = {"space": spec.space, "baseline": spec.baseline}
+    tables |= {f"search.start[{i}]": table for i, table in enumerate(spec.search.start) if isinstance(table, dict)}
+    found = [problem for path, table in tables.items() for problem in _twice(table, aliases, path)]
     if found:
         raise SpecError(found)
+    start = [_renamed(table, aliases) if isinstance(table, dict) else table for table in spec.search.start]
     changed = {"space": _renamed(spec.space, aliases), "baseline": _renamed(spec.baseline, aliases)}
-    return spec.model_copy(update=changed)
+    return spec.model_copy(update=changed | {"search": spec.search.model_copy(update={"start": start})})
 
 
 def _renamed(table: Mapping[str, Any], aliases: Mapping[str, str]) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from genopt import dataset as data
 from genopt.backends import make_backend
 from genopt.checks import audit_problems, data_problems, engine_can, names_are_known, shots_problems
 from genopt.errors import BackendError, GenoptError, MissingExtra, SpecError
+from genopt.names import with_own_names
 from genopt.output import constraint, scorers_with
 from genopt.plan import DEFAULT_TRIALS, Plan, concurrency
 from genopt.prompt import Prompt
@@ -30,6 +31,11 @@ async def prepare(spec: StudySpec, *, tell: Callable[[str], None] = lambda text:
     `tell` takes a line for people while an engine loads or a server is waited for; it is called in the event loop.
     """
     found: list[str] = list(consistency(spec))
+    of_engine: list[str] = []
+    backend = _attempt(of_engine, lambda: make_backend(spec.backend, spec.folder))
+    known: BackendInfo | None = getattr(backend, "known", None)
+    if known is not None:
+        spec = _attempt(found, lambda: with_own_names(spec, known.aliases)) or spec
     dataset = _attempt(found, lambda: _load(spec))
     space = _attempt(found, lambda: build_space(spec.space, spec.folder))
     prompt = _attempt(found, lambda: _prompt(spec, space))
@@ -42,7 +48,7 @@ async def prepare(spec: StudySpec, *, tell: Callable[[str], None] = lambda text:
             scorers[name] = scorer
             if "repeats" in scorer.needs and spec.search.repeats < 2:
                 found.append(f"scorers.{name}: compares samples of one example. Set search.repeats = 2 or more")
-    backend = _attempt(found, lambda: make_backend(spec.backend, spec.folder))
+    found += of_engine
     found += audit_problems(spec)
     tune: tuple[Example, ...] = ()
     holdout: tuple[Example, ...] = ()
@@ -58,10 +64,12 @@ async def prepare(spec: StudySpec, *, tell: Callable[[str], None] = lambda text:
     for part in (backend, *scorers.values()):
         if hasattr(part, "tell"):
             part.tell = lambda text: loop.call_soon_threadsafe(tell, text)
+    fields = _fields(dataset.examples)
     try:
+        if known is not None:  # a slip costs no loading of a model
+            names_are_known(spec, prompt, space if space.dimensions else default_space(known.params), known, fields)
         info = await backend.open()
         space = space if space.dimensions else default_space(info.params)
-        fields = _fields(dataset.examples)
         names_are_known(spec, prompt, space, info, fields)
         engine_can(spec, dataset.examples, output, info)
         today = _today(spec, space, info, fields)
@@ -79,6 +87,11 @@ async def prepare(spec: StudySpec, *, tell: Callable[[str], None] = lambda text:
             spec, dataset, tune, holdout, prompt, backend, info, space, goal, scorers, keys, sampler, today,
             slots, models, output, warnings=[*dataset.warnings, *info.notes],
         )  # fmt: skip
+        if info.slots is not None and plan.concurrency > info.slots:
+            plan.warnings.append(
+                f"backend.concurrency: {plan.concurrency} requests are in flight, but the engine works on {info.slots}"
+                " at once: the others wait"
+            )
         if sampler.name == "grid" and plan.trials is not None:
             points = sum(1 for _ in islice(space.grid(spec.search.grid_points), plan.trials + 1))
             if points > plan.trials:

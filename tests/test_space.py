@@ -335,6 +335,7 @@ def test_a_length_penalty_without_beams_is_nothing() -> None:
 def test_a_penalty_window_without_penalties_is_nothing() -> None:
     assert canon(repeat_last_n=64) == canon() == canon(repeat_last_n=64, repetition_penalty=1.0)
     assert canon(repeat_last_n=64, repetition_penalty=1.2) != canon(repetition_penalty=1.2)
+    assert canon(repeat_last_n=0, repetition_penalty=1.2, presence_penalty=0.5) == canon()
 
 
 def test_the_order_of_stop_strings_does_not_matter() -> None:

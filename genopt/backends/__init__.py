@@ -14,6 +14,7 @@ from genopt.spec.read import hint
 from genopt.types import Backend, BackendInfo, Domain, Params
 
 KINDS = {
+    "ollama": "genopt.backends.ollama:OllamaBackend",
     "openai": "genopt.backends.openai:OpenAIBackend",
     "transformers": "genopt.backends.transformers:TransformersBackend",
 }
