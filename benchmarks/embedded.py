@@ -59,8 +59,8 @@ WAYS = {
 def prompts() -> list[str]:
     """The first prompts of the quickstart, as its chat template writes them."""
     rows = [json.loads(line) for line in (STUDY / "data.jsonl").read_text(encoding="utf-8").splitlines()[:PROMPTS]]
-    names = ("name", "length", "level", "start", "sight", "dogs")
-    cards = ["\n".join(f"{name.title()}: {row[name]}" for name in names if row.get(name)) for row in rows]
+    names = {"Walk": "name", **{name.title(): name for name in ("length", "level", "start", "sight", "dogs")}}
+    cards = ["\n".join(f"{said}: {row[name]}" for said, name in names.items() if row.get(name)) for row in rows]
     return [f"<|user|>{card}<|end|><|assistant|>" for card in cards]
 
 

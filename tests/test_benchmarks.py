@@ -1,4 +1,4 @@
-"""The overhead benchmark at a tiny size: every way keeps what it says it keeps, and the tables hold their numbers."""
+"""The benchmarks at a tiny size: every way keeps what it says it keeps, and the tables hold their numbers."""
 
 from __future__ import annotations
 
@@ -11,16 +11,22 @@ from types import ModuleType
 
 import pytest
 
+from genopt.backends.transformers import PARAMS
+
 BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
+
+
+def script(name: str) -> ModuleType:
+    sys.path.insert(0, str(BENCHMARKS))
+    try:
+        return importlib.import_module(name)
+    finally:
+        sys.path.remove(str(BENCHMARKS))
 
 
 @pytest.fixture(scope="module")
 def overhead() -> ModuleType:
-    sys.path.insert(0, str(BENCHMARKS))
-    try:
-        return importlib.import_module("overhead")
-    finally:
-        sys.path.remove(str(BENCHMARKS))
+    return script("overhead")
 
 
 def count(database: Path, table: str) -> int:
@@ -77,3 +83,20 @@ def test_the_figure_is_drawn(overhead: ModuleType, tmp_path: Path) -> None:
     marks = [overhead.Mark(rows, rows / 500, rows / 1000, {}) for rows in (0, 1000, 2000, 5000)]
     overhead.plot({100: [marks]}, {"genopt": [marks], overhead.PLAIN: [marks]}, tmp_path / "overhead.svg")
     assert "observations per second" in (tmp_path / "overhead.svg").read_text(encoding="utf-8")
+
+
+def test_engine_and_peer_are_asked_for_the_same() -> None:
+    embedded = script("embedded")
+    full = [{**embedded.NEUTRAL, **configuration} for configuration in embedded.CONFIGURATIONS]
+    assert len({tuple(sorted(one.items())) for one in full}) == 12
+    assert all(PARAMS[name].coerce(value) == value for one in full for name, value in one.items())
+    for ours, theirs in zip(full, map(embedded.theirs, embedded.CONFIGURATIONS), strict=True):
+        assert theirs.pop("do_sample") == (ours["temperature"] > 0)
+        assert {theirs.pop(name) for name in ("max_new_tokens", "min_new_tokens")} == {embedded.TOKENS}
+        assert {**ours, "generation_seed": 1, "min_p": theirs.get("min_p", 0.0)}.items() >= {
+            name: value for name, value in theirs.items() if ours["temperature"] > 0
+        }.items()
+    prompts = embedded.prompts()
+    assert len(set(prompts)) == embedded.PROMPTS
+    assert prompts[0].startswith("<|user|>Walk: Maple Circuit\nLength: 5 km")
+    assert embedded.older('{"model": {"merges": [["a", "b"]]}}') == '{"model": {"merges": ["a b"]}}'
