@@ -23,7 +23,7 @@ from genopt.spec.dimensions import read_text
 from genopt.tables import judgment_row
 from genopt.types import Backend, BackendInfo, Example, Generation, Judgment, Message, Need, Request, Score
 
-PROBE = Example("probe", {"question": "How much is two and two?"}), "Two and two is four."
+PROBE = "Two and two is four."  # any text will do to find out whether grades can be read
 
 
 class Judge:
@@ -64,10 +64,9 @@ class Judge:
         self.identity: Mapping[str, str] = {}
         own = {role: _text(source, folder) for role, source in (templates or {}).items() if source is not None}
         system, user = own.get("system", SYSTEM), own.get("user", USER)
-        self._secret, self._reference = f"genopt judge {seed}", reference
-        self.prompt = JudgePrompt(
-            name=name, system=system, user=user, secret=self._secret, reference=reference, show=show
-        )
+        secret = f"genopt judge {seed}"
+        self.prompt = JudgePrompt(name=name, system=system, user=user, secret=secret, reference=reference, show=show)
+        self._reference = reference
         self._wanted, self._samples, self._retries = mode, samples, retries
         self._spec, self._folder, self._params = backend, folder, params or {}
         self._own: Backend | None = None
@@ -96,13 +95,9 @@ class Judge:
             who |= {"model": str(model), **(await engine.models([str(model)]))[str(model)]}
         self._itself = _same(who, study.identity)
         self._asker = Asker(self.name, engine, info, slots, params, self._samples, self._retries, self.usage)
-        plain = JudgePrompt(name=self.name, system=SYSTEM, user=USER, secret=self._secret)
-        item, (example, text) = self.items[0], PROBE
-        await self._asker.find_mode(
-            self._wanted,
-            lambda answer: plain.render(example, text, criterion=item.criterion, levels=item.meanings, answer=answer),
-            item.scale,
-        )
+        item = self.items[0]
+        probe = f"{item.criterion}\n\n{self.prompt.mark('RESPONSE', PROBE)}\n\n"
+        await self._asker.find_mode(self._wanted, lambda answer: (Message("user", probe + answer),), item.scale)
         asked = [
             [each.criterion, dict(each.meanings), self.instruction(each.scale), each.weight] for each in self.items
         ]
