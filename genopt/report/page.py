@@ -24,9 +24,10 @@ from genopt.types import Example
 from genopt.worddiff import word_diff
 from genopt.words import brief, safe
 
-TEXTS = 2_000_000  # characters of outputs in a page, so that it can be sent around
+TEXTS = 3_000_000  # bytes that the heat map's texts take in a page, so that it can be sent around
 SHOWN = 5  # examples that gained most, and as many that lost most
 Shown = tuple[str, float | None, int]
+DIFFED = 5_000  # characters of a text that is shown with what changed
 FIELD = 600  # characters of a field or a reference
 
 
@@ -115,7 +116,7 @@ def _pairs(material: Material, facts: Facts) -> list[dict[str, Any]]:
             "change": after - before,
             "fields": _fields(material.examples[name][0], facts),
             "references": [_short(reference) for reference in material.examples[name][0].references],
-            "pieces": word_diff(texts["baseline", name], texts["winner", name]),
+            "pieces": word_diff(*(_short(texts[role, name], DIFFED) for role in ("baseline", "winner"))),
         }
         for name, before, after in (*up, *down)
     ]
@@ -159,7 +160,9 @@ def _texts(material: Material, chosen: Sequence[Setting], place: Mapping[str, in
     rows = frame[(frame["phase"] == "tune") & frame["config_key"].isin([s.key for s in chosen])]
     utility = rows.groupby(["config_key", "example_id"])["utility"].agg(["mean", "size"])
     first = rows[rows["sample"] == 0]
-    width = max(200, TEXTS // max(1, len(first)))
+    whole = len(_script_json(first["text"].tolist()).encode())
+    longest = int(first["text"].str.len().max()) if len(first) else 0
+    width = longest if whole <= TEXTS else max(200, int(first["text"].str.len().mean() * TEXTS / whole))
     found: dict[str, list[Shown | None]] = {s.key: [None] * len(place) for s in chosen}
     worth = {key: (_rounded(mean), int(size)) for key, mean, size in utility.itertuples()}
     for key, name, text in first[["config_key", "example_id", "text"]].itertuples(index=False):
