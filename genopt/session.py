@@ -15,6 +15,7 @@ import uuid
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any, TypeVar
 
 from genopt.events import Event, Listener, Note, Progress, Stage, StageStarted
@@ -103,9 +104,11 @@ class Session:
         self.writer = Writer(spec.url, self.worker.id)
         self.observer = plan.observer(self.study.id, self.writer, self.meter, on_generation=self._tick)
         for scorer in plan.scorers.values():
-            remember = getattr(scorer, "remember", None)
-            if remember is not None:
-                remember(await self.db(self.store.judgments, getattr(scorer, "digest", "")), self.writer.add)
+            stored = partial(self.db, self.store.judgments, getattr(scorer, "digest", ""))
+            if hasattr(scorer, "remember"):
+                scorer.remember(await stored(), self.writer.add)
+            if hasattr(scorer, "watch"):
+                scorer.watch(stored)
         await self.release_the_dead()
         await self.learn()
         await self.recall()

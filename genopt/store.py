@@ -23,6 +23,7 @@ from genopt.tables import (
     generation_of,
     generations,
     judgment_of,
+    judgment_row,
     judgments,
     meta,
     metadata,
@@ -158,6 +159,22 @@ class Store:
         query = sa.select(judgments).where(judgments.c.judge == judge)
         with self._engine.connect() as connection:
             return {row["key"]: judgment_of(row) for row in connection.execute(query).mappings()}
+
+    def judgments_in(self, judges: Sequence[str], mode: str) -> list[tuple[str, str, str]]:
+        """Key, judge and raw text of these judges' judgments in one mode, ordered by key; also before `create`."""
+        c = judgments.c
+        query = sa.select(c.key, c.judge, c.raw).where(c.judge.in_(list(judges)), c.mode == mode).order_by(c.key)
+        with self._engine.connect() as connection:
+            if not sa.inspect(connection).has_table(judgments.name):
+                return []
+            return [(key, judge, raw) for key, judge, raw in connection.execute(query)]
+
+    def settle(self, key: str, judge: str, judgment: Judgment) -> None:
+        """Put a judgment in the place of the one with this key."""
+        with self._engine.begin() as connection:
+            connection.execute(
+                sa.update(judgments).where(judgments.c.key == key).values(judgment_row(key, judge, judgment))
+            )
 
     def spent(self, study_id: int) -> Spent:
         """What is paid for: generations by phase, and tokens read and written."""

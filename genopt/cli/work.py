@@ -82,6 +82,7 @@ def optimize(study: Path, overrides: tuple[str, ...], as_json: bool, fork: str |
     genopt optimize study.toml --json > verdict.json
     """
     from genopt.console import Console
+    from genopt.grading import waiting
     from genopt.report import verdict_text
     from genopt.runner import optimize_async
     from genopt.spec.read import read_study
@@ -93,6 +94,11 @@ def optimize(study: Path, overrides: tuple[str, ...], as_json: bool, fork: str |
             result = run_until_signal(optimize_async(spec, on_event=console, fork=fork))
     except Stopped as stopped:
         click.echo(f"stopped. Go on with: genopt optimize {study}", err=True)
+        if left := waiting(spec):
+            click.echo(
+                f"{left} {'text waits' if left == 1 else 'texts wait'} for a grade: genopt grade {study}", err=True
+            )
+            return 75  # however it was stopped: it waits for a person, and goes on afterwards
         return stopped.code
     if as_json:
         click.echo(json.dumps(result.verdict.to_json(), ensure_ascii=False, indent=2))

@@ -33,6 +33,7 @@ KINDS = {
     "consistency": "genopt.scorers.diversity:Consistency",
     "embedding": "genopt.scorers.embedding:Embedding",
     "judge": "genopt.scorers.judge:Judge",
+    "human": "genopt.scorers.human:Human",
 }
 FUNCTION = "genopt.scorers.function:Function"
 _ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")

@@ -151,15 +151,21 @@ class JudgePrompt:
 
     def input(self, example: Example) -> str:
         """The fields that say what was asked, marked as data; "" when there are none."""
-        names = self._show
-        if names is None:
-            known = (example.id, list(example.references), *example.references)
-            names = [name for name, value in example.fields.items() if value not in known]
-        shown = [(name, _plain(example.fields[name])) for name in names if example.fields.get(name) is not None]
-        if not shown:
+        asked = asked_in(example, self._show)
+        if not asked:
             return ""
-        only = len(shown) == 1
-        return self.mark("INPUT", shown[0][1] if only else "\n".join(f"{name}: {value}" for name, value in shown))
+        only = len(asked) == 1
+        lines = asked.values() if only else [f"{name}: {value}" for name, value in asked.items()]
+        return self.mark("INPUT", "\n".join(lines))
+
+
+def asked_in(example: Example, show: Sequence[str] | None) -> dict[str, str]:
+    """The fields that say what was asked, as a reader expects them: those in `show`, else all but id and references."""
+    names = show
+    if names is None:
+        known = (example.id, list(example.references), *example.references)
+        names = [name for name, value in example.fields.items() if value not in known]
+    return {name: _plain(example.fields[name]) for name in names if example.fields.get(name) is not None}
 
 
 def _plain(value: Any) -> str:

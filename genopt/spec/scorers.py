@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Discriminator, Field, Tag, WithJsonSchema, model_validator
 
 from genopt.spec._base import Table
+from genopt.spec.human import Human
 from genopt.spec.judge import Judge
 
 
@@ -202,7 +203,7 @@ class Plugin(Table):
 
 BUILT_IN = (
     *(ExactMatch, Contains, Regex, Numeric, TokenF1, RougeL, RougeN, Chrf, Bleu, Levenshtein, JsonSchema, Length),
-    *(Diversity, Distinct, Consistency, Embedding, Judge, Function),
+    *(Diversity, Distinct, Consistency, Embedding, Judge, Human, Function),
 )
 KINDS: dict[str, type[Table]] = {model.model_fields["kind"].annotation.__args__[0]: model for model in BUILT_IN}  # type: ignore[union-attr]
 
@@ -234,6 +235,7 @@ ScorerSpec = Annotated[
     | Annotated[Consistency, Tag("#consistency")]
     | Annotated[Embedding, Tag("#embedding")]
     | Annotated[Judge, Tag("#judge")]
+    | Annotated[Human, Tag("#human")]
     | Annotated[Function, Tag("#function")]
     | Annotated[Plugin, Tag("#plugin")],
     Discriminator(_kind, custom_error_type="scorer_kind", custom_error_message="is not a scorer genopt knows"),
