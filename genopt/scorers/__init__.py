@@ -56,7 +56,7 @@ def make_scorer(name: str, spec: ScorerSpec, folder: Path, *, seed: int = 0) -> 
             made, options = load_object(FUNCTION, folder, key=f"scorers.{name}"), {"function": made}
     else:
         made = load_object(KINDS[spec.kind], folder, key=f"scorers.{name}")
-        if spec.kind == "embedding" and (folder / str(options["model"])).is_dir():
+        if spec.kind == "embedding" and spec.engine != "ollama" and (folder / spec.model).is_dir():
             options["model"] = str(folder / str(options["model"]))
         if spec.kind == "judge":
             options |= {"folder": folder, "seed": seed}

@@ -1,4 +1,4 @@
-"""Owns similarity by sentence embeddings: the model, the batches, the cache. The only user of sentence-transformers.
+"""Owns similarity by sentence embeddings: the scale, the batches, the cache. Where vectors come from is its source's.
 
 Cheap, and blind to negation, numbers and names: "it is safe" and "it is not safe" are near each other.
 """
@@ -8,18 +8,18 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
-import threading
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
-from genopt.errors import GenoptError, MissingExtra, ScorerError, SpecError
-from genopt.types import Example, Generation, Need, Score
+from genopt.errors import GenoptError, ScorerError
+from genopt.scorers._embed_local import LocalSource
+from genopt.scorers._embed_ollama import OllamaSource
+from genopt.scorers._embedded import Embedded, Source
+from genopt.types import Backend, BackendInfo, Example, Generation, Need, Score
 
 KEPT_OUTPUTS = 20_000  # embeddings of model outputs kept in memory: 30 MB at 384 dimensions
 LEAST_FOR_FLOOR = 20  # different references that a mean similarity of unrelated texts is worth computing from
@@ -27,21 +27,15 @@ HIGHEST_FLOOR = 0.95
 _DIGITS = 6  # the rest of a cosine depends on which texts shared a batch
 
 
-@dataclass(frozen=True, slots=True)
-class _Embedded:
-    """A unit vector, and whether the model saw only the text's beginning."""
-
-    vector: npt.NDArray[np.float32]
-    cut: bool
-
-
 class Embedding:
     """Cosine similarity to the references, clipped to [0, 1]: their best, or with `aggregate` "mean" their mean.
 
     With `rescale`, 0 is the mean similarity of references of different examples (`prepare` measures it, so that the
-    scale is the same in every trial) and 1 is still 1. `prompt` names one of the model's own prompts. The model is
-    loaded by `prepare` or the first `score`; concurrent calls share batches; a text is embedded once. A blank answer
-    scores 0. Raises MissingExtra, SpecError (a model that cannot be loaded, an unknown prompt), ScorerError.
+    scale is the same in every trial) and 1 is still 1. `engine` "sentence-transformers" loads the model here, on
+    `device`, and `prompt` names one of its own prompts; "ollama" asks a server (`host`, and `options` as the engine of
+    that name has them). The model is loaded by `prepare` or the first `score`; concurrent calls share batches; a text
+    is embedded once. A blank answer scores 0. Raises MissingExtra, SpecError (a model that cannot be loaded, an unknown
+    prompt), BackendError, ScorerError.
     """
 
     needs: frozenset[Need] = frozenset({"references"})
@@ -56,31 +50,43 @@ class Embedding:
         rescale: bool = False,
         aggregate: Literal["max", "mean"] = "max",
         prompt: str | None = None,
+        engine: Literal["sentence-transformers", "ollama"] = "sentence-transformers",
+        host: str | None = None,
+        options: Mapping[str, Any] | None = None,
     ) -> None:
         self.name = name
-        self._model_name, self._device, self._batch_size, self._prompt = model, device, batch_size, prompt
+        self.identity: Mapping[str, str] = {}
+        self.tell: Callable[[str], None] = lambda text: None
+        self._model_name = model
         self._rescale, self._aggregate = rescale, aggregate
-        self._model: Any = None
-        self._one_at_a_time = threading.RLock()  # a cancelled batch goes on in its thread
-        self._pinned: dict[bytes, _Embedded] = {}
-        self._recent: OrderedDict[bytes, _Embedded] = OrderedDict()
+        where = f"scorers.{name}"
+        self._source: Source = (
+            LocalSource(model, device, batch_size, prompt, where=where)
+            if engine == "sentence-transformers"
+            else OllamaSource(model, host, options or {}, batch_size, where=where, tell=lambda text: self.tell(text))
+        )
+        self._pinned: dict[bytes, Embedded] = {}
+        self._recent: OrderedDict[bytes, Embedded] = OrderedDict()
         self._floor: float | None = None
         self._queue: list[tuple[bytes, str]] = []
-        self._futures: dict[bytes, asyncio.Future[_Embedded]] = {}
+        self._futures: dict[bytes, asyncio.Future[Embedded]] = {}
         self._worker: asyncio.Task[None] | None = None
+
+    async def attach(self, backend: Backend, info: BackendInfo, slots: asyncio.Semaphore) -> None:
+        """Find out what identifies the model. The study's own engine is not used."""
+        self.identity = await self._source.open()
 
     async def prepare(self, examples: Sequence[Example]) -> tuple[str, ...]:
         """Load the model and embed the references of all the study's examples; warnings about what it cannot read."""
         texts = list(dict.fromkeys(text for example in examples for text in _solid(example.references)))
         if not texts:
-            await asyncio.to_thread(self._load)
+            await self._source.load()
         found = dict(zip(texts, await self._embed(texts), strict=True))
         self._pinned.update((_key(text), embedded) for text, embedded in found.items())
         warnings = []
         cut = sum(embedded.cut for embedded in found.values())
         if cut:
-            limit = self._model.max_seq_length
-            warnings.append(f"{cut} of {len(texts)} references are longer than the {limit} tokens that the model reads")
+            warnings.append(f"{cut} of {len(texts)} references are longer than {self._source.limit}")
         if self._rescale:
             firsts = dict.fromkeys(refs[0] for refs in (_solid(example.references) for example in examples) if refs)
             self._floor = unrelated([found[text].vector for text in firsts])
@@ -110,7 +116,7 @@ class Embedding:
                 scores.append(Score(float(not text.strip() and len(references) < len(example.references))))
                 continue
             cut = embedded[text].cut
-            why = f"only the first {self._model.max_seq_length} tokens were compared" if cut else ""
+            why = f"longer than {self._source.limit}: only the beginning was compared" if cut else ""
             scores.append(Score(self._value(wanted @ embedded[text].vector), why))
         return scores
 
@@ -126,19 +132,19 @@ class Embedding:
             worker.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await worker
-        self._model = None
+        await self._source.aclose()
         self._pinned.clear()
         self._recent.clear()
 
     # ---------------------------------------------------------------------------------------------- batches, cache
 
-    async def _embed(self, texts: Sequence[str]) -> list[_Embedded]:
+    async def _embed(self, texts: Sequence[str]) -> list[Embedded]:
         """The embeddings of the texts, in order; those that are neither known nor under way join the next batch."""
         loop = asyncio.get_running_loop()
         if self._worker is None or self._worker.done() or self._worker.get_loop() is not loop:
             self._worker, self._queue, self._futures = None, [], {}  # whatever a dead event loop left behind
-        ready: dict[bytes, _Embedded] = {}
-        awaited: dict[bytes, asyncio.Future[_Embedded]] = {}
+        ready: dict[bytes, Embedded] = {}
+        awaited: dict[bytes, asyncio.Future[Embedded]] = {}
         keys = [_key(text) for text in texts]
         for key, text in zip(keys, texts, strict=True):
             known = self._pinned.get(key) or self._recent.get(key)
@@ -167,7 +173,7 @@ class Embedding:
                     return
                 batch, self._queue = self._queue, []
                 try:
-                    results = await asyncio.to_thread(self._encode, [text for _, text in batch])
+                    results = await self._source.embed([text for _, text in batch])
                 except Exception as error:
                     self._fail(batch, error)
                     continue
@@ -186,79 +192,6 @@ class Embedding:
             future = self._futures.pop(key)
             future.set_exception(error)
             future.exception()  # marks it as seen, for callers that were cancelled meanwhile
-
-    # ------------------------------------------------------------------------------------------------- the model
-
-    def _encode(self, texts: Sequence[str]) -> list[_Embedded]:
-        """Runs in a thread."""
-        with self._one_at_a_time:
-            model = self._load()
-            clean = [text.encode("utf-8", "replace").decode() for text in texts]  # tokenizers refuse lone surrogates
-            vectors = model.encode(
-                clean,
-                prompt_name=self._prompt,
-                batch_size=self._batch_size,
-                normalize_embeddings=True,
-                convert_to_numpy=True,
-                show_progress_bar=False,
-            )
-            cut = _cut(model, clean)
-        return [_Embedded(np.asarray(v, dtype=np.float32), c) for v, c in zip(vectors, cut, strict=True)]
-
-    def _load(self) -> Any:
-        with self._one_at_a_time:
-            if self._model is None:
-                model = load_model(self._model_name, self._device, where=f"scorers.{self.name}")
-                if self._prompt is not None and self._prompt not in model.prompts:
-                    known = ", ".join(model.prompts) or "none"
-                    raise SpecError(f"scorers.{self.name}: prompt: the model has no {self._prompt!r}. It has: {known}")
-                self._model = model
-            return self._model
-
-
-def load_model(name: str, device: str, *, where: str) -> Any:
-    """A SentenceTransformer from a folder or the hub, loaded without a word. Raises MissingExtra, SpecError."""
-    try:
-        from sentence_transformers import SentenceTransformer
-    except ImportError as error:
-        raise MissingExtra("sentence-transformers", "embedding") from error
-    local = Path(name).expanduser()
-    try:
-        with _no_progress_bars():
-            return SentenceTransformer(str(local) if local.exists() else name, device=device)
-    except Exception as error:
-        reason = next(iter(str(error).splitlines()), type(error).__name__)
-        raise SpecError(
-            f"{where}: model: cannot load {name!r} on {device}: {reason}",
-            hint="name a folder that holds a sentence-transformers model, or a model of the Hugging Face hub",
-        ) from error
-
-
-@contextlib.contextmanager
-def _no_progress_bars() -> Iterator[None]:
-    from transformers.utils import logging
-
-    shown = logging.is_progress_bar_enabled()
-    if shown:
-        logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-    try:
-        yield
-    finally:
-        if shown:
-            logging.enable_progress_bar()  # type: ignore[no-untyped-call]
-
-
-def _cut(model: Any, texts: Sequence[str]) -> list[bool]:
-    """Which texts are longer than what the model reads. A token has at least one byte, so most need no tokenizing."""
-    limit = model.max_seq_length
-    if limit is None:
-        return [False] * len(texts)
-    long = [text for text in texts if len(text.encode()) > limit - 2]
-    if not long:
-        return [False] * len(texts)
-    ids = model.tokenizer(long, truncation=False, return_attention_mask=False, verbose=False)["input_ids"]
-    lengths = {text: len(tokens) for text, tokens in zip(long, ids, strict=True)}
-    return [lengths.get(text, 0) > limit for text in texts]
 
 
 def unrelated(vectors: Sequence[npt.NDArray[np.float32]]) -> float:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Discriminator, Field, Tag, WithJsonSchema, model_validator
 
@@ -159,11 +159,20 @@ class Consistency(Table):
 class Embedding(Table):
     """Cosine similarity of sentence embeddings to the references."""
 
+    INERT: ClassVar[dict[str, Any]] = dict.fromkeys(("engine", "host", "options"), True)
+    """Keys of which the model's own identity tells what matters."""
+
     kind: Literal["embedding"]
     model: str = "sentence-transformers/all-MiniLM-L6-v2"
-    """A sentence-transformers model: hub id or folder."""
+    """A sentence-transformers model (hub id or folder), or the name of one in Ollama."""
+    engine: Literal["sentence-transformers", "ollama"] = "sentence-transformers"
+    """Who embeds: a model in this process, or an Ollama server (which needs no torch)."""
+    host: str | None = None
+    """Address of the Ollama server (default: OLLAMA_HOST)."""
+    options: dict[str, Any] = {}
+    """Further options of the engine ollama: num_ctx, num_thread, keep_alive, pull ..."""
     device: str = "cpu"
-    """Where it runs: the generator usually has the GPU."""
+    """Where a model in this process runs: the generator usually has the GPU."""
     batch_size: Annotated[int, Field(ge=1)] = 32
     """Texts per forward pass."""
     rescale: bool = False
@@ -172,6 +181,16 @@ class Embedding(Table):
     """Best or mean over the references."""
     prompt: str | None = None
     """Name of one of the model's own prompts."""
+
+    @model_validator(mode="after")
+    def _one_engine(self) -> Embedding:
+        given = self.model_fields_set
+        if self.engine == "ollama" and "model" not in given:
+            raise ValueError('model is missing: name one that embeds, e.g. model = "nomic-embed-text"')
+        others = ("device", "prompt") if self.engine == "ollama" else ("host", "options")
+        if unused := [name for name in others if name in given]:
+            raise ValueError(f"engine {self.engine} has no {', '.join(unused)}. Drop it, or change engine")
+        return self
 
 
 def _loadable(function: Any) -> Any:

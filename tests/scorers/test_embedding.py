@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from genopt.errors import MissingExtra, ScorerError, SpecError
-from genopt.scorers import embedding
+from genopt.scorers import _embed_local, embedding
 from genopt.scorers.embedding import Embedding
 from genopt.types import Score
 from tests.scorers.helpers import example, generation, obeys, scores, values
@@ -56,7 +56,7 @@ class FakeModel:
 @pytest.fixture
 def model(monkeypatch):
     fake = FakeModel()
-    monkeypatch.setattr(embedding, "load_model", lambda name, device, *, where: fake)
+    monkeypatch.setattr(_embed_local, "load_model", lambda name, device, *, where: fake)
     return fake
 
 
@@ -215,7 +215,7 @@ def test_texts_that_are_cut_are_reported(model):
     )
     short, long = scores(scorer, given[0], "cat", "cat " * 40)
     assert short.why == ""
-    assert long.why == "only the first 50 tokens were compared"
+    assert long.why == "longer than the 50 tokens that the model reads: only the beginning was compared"
 
 
 def many(n):
@@ -271,7 +271,7 @@ def test_prepare_loads_the_model_even_without_references(monkeypatch):
     def refuse(name, device, *, where):
         raise SpecError(f"{where}: {name} on {device}")
 
-    monkeypatch.setattr(embedding, "load_model", refuse)
+    monkeypatch.setattr(_embed_local, "load_model", refuse)
     with pytest.raises(SpecError, match=r"scorers\.e: m on cuda:1"):
         asyncio.run(Embedding(name="e", model="m", device="cuda:1").prepare([example()]))
 
@@ -288,7 +288,7 @@ def test_a_library_of_the_right_name_is_asked_for_the_device(monkeypatch):
     fake.SentenceTransformer = lambda name, device: asked.append((name, device)) or FakeModel()
     monkeypatch.setitem(sys.modules, "sentence_transformers", fake)
     pytest.importorskip("transformers", reason="the embedding extra is not installed")
-    embedding.load_model("org/model", "cuda:1", where="scorers.e")
+    _embed_local.load_model("org/model", "cuda:1", where="scorers.e")
     assert asked == [("org/model", "cuda:1")]
 
 
@@ -367,13 +367,13 @@ def test_real_scores_do_not_depend_on_what_shares_the_batch(real):
 @pytest.mark.real
 def test_real_second_scoring_encodes_nothing(real, monkeypatch):
     calls: list[int] = []
-    encode = real._model.encode
+    encode = real._source._model.encode
 
     def counting(texts, **options):
         calls.append(len(texts))
         return encode(texts, **options)
 
-    monkeypatch.setattr(real._model, "encode", counting)
+    monkeypatch.setattr(real._source._model, "encode", counting)
     given = example("A dog runs.")
 
     async def fifty():
