@@ -17,6 +17,7 @@ KINDS = {
     "ollama": "genopt.backends.ollama:OllamaBackend",
     "openai": "genopt.backends.openai:OpenAIBackend",
     "transformers": "genopt.backends.transformers:TransformersBackend",
+    "vllm": "genopt.backends.vllm:VllmBackend",
 }
 
 

@@ -1,0 +1,233 @@
+"""Owns one started engine of vLLM as its thread sees it: requests in, finished texts out, aborting, its own counters.
+
+It is used by one thread at a time and knows nothing of futures, queues or restarts.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import math
+import threading
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from typing import Any
+
+from genopt.backends._vllm_options import Options
+from genopt.backends._vllm_params import NO_LORA, sampling_params
+from genopt.errors import BackendError
+from genopt.types import Finish, Generation, Message, Request, TokenLogprob
+
+_FINISH: Mapping[str, Finish] = {"stop": "stop", "length": "length", "repetition": "degenerate"}
+_REMEMBERED = 4096  # prompts
+_WATCHED_EVERY = 0.5  # seconds
+
+
+class Counters:
+    """What the engine says of itself at every step; takes the place of vLLM's own loggers."""
+
+    def __init__(self) -> None:
+        self.running = self.waiting = 0
+        self.kv_cache = 0.0
+        self.prompt_tokens = self.cached_tokens = 0
+
+    def record(self, scheduler_stats: Any, *_: Any, **__: Any) -> None:
+        """Called by vLLM after every step."""
+        if scheduler_stats is None:
+            return
+        prefixes = scheduler_stats.prefix_cache_stats
+        self.running = scheduler_stats.num_running_reqs
+        self.waiting = scheduler_stats.num_waiting_reqs + scheduler_stats.num_skipped_waiting_reqs
+        self.kv_cache = scheduler_stats.kv_cache_usage
+        self.prompt_tokens += prefixes.queries + prefixes.preempted_queries
+        self.cached_tokens += prefixes.hits + prefixes.preempted_hits
+
+    def log(self) -> None:
+        """Called by vLLM now and then."""
+
+
+class Engine:
+    """A started engine. `slots` is how many texts it writes at once, `context` its window in tokens."""
+
+    def __init__(self, llm: Any, options: Options, adapters: Mapping[str, str], typical: int) -> None:
+        self._llm = llm
+        self._options = options
+        self.adapters = adapters
+        self.config = llm.vllm_config
+        self.counters = Counters()
+        llm.logger_manager = self.counters
+        self._tokenizer = llm.renderer.get_tokenizer()
+        cache = self.config.cache_config
+        self.cache_tokens = (cache.num_gpu_blocks or 0) * (cache.block_size or 1)
+        self.context: int = self.config.model_config.max_model_len
+        self.sees = bool(self.config.model_config.supports_multimodal_inputs)
+        fitting = max(1, self.cache_tokens // min(self.context, typical))
+        self.slots: int = min(self.config.scheduler_config.max_num_seqs, fitting)
+        plain = options.raw or getattr(self._tokenizer, "chat_template", "") is None
+        self.prompt_kind = "raw" if plain else "template"
+        self._ids = lru_cache(maxsize=_REMEMBERED)(self._encoded)
+        self._closing = threading.Event()
+        if hasattr(llm.engine_core, "outputs_queue"):
+            threading.Thread(target=self._watch, name="genopt-vllm-watch", daemon=True).start()
+
+    def add(self, name: str, request: Request) -> Generation | None:
+        """Take a request, or give its result at once when the prompt does not fit.
+
+        Raises BackendError when it is the request that is wrong; anything else means that the engine is broken.
+        """
+        from vllm.exceptions import VLLMServerError
+        from vllm.inputs import tokens_input
+        from vllm.lora.request import LoRARequest
+
+        if any(message.images for message in request.messages):
+            prompt = self._rendered(request.messages)
+        else:
+            prompt = tokens_input(list(self._ids(request.messages)))
+        size = len(prompt["prompt_token_ids"])
+        if size >= self.context:
+            why = f"prompt has {size} tokens, the model's context is {self.context}"
+            return Generation("", "error", size, 0, 0.0, why=why)
+        adapter = request.params.get("lora", NO_LORA)
+        lora = None
+        if adapter != NO_LORA:
+            place = list(self.adapters).index(str(adapter)) + 1
+            lora = LoRARequest(str(adapter), place, self.adapters[str(adapter)])
+        try:
+            self._llm.add_request(name, prompt, sampling_params(request), lora_request=lora)
+        except VLLMServerError:
+            raise
+        except Exception as error:
+            self._llm.abort_request([name])  # else it stays on the engine's books for ever
+            raise BackendError(f"vLLM refuses the request: {error}") from error
+        return None
+
+    def step(self) -> list[tuple[str, Generation]]:
+        """One step for everything that runs; the texts that it finished. Any error means that the engine is broken."""
+        return [(output.request_id, _generation(output)) for output in self._llm.step() if output.finished]
+
+    def abort(self, names: Sequence[str]) -> None:
+        """Stop requests; their slots and memory are free at the next step."""
+        self._llm.abort_request(list(names))
+
+    def close(self) -> None:
+        """End the engine and free its memory."""
+        import torch
+
+        self._closing.set()
+        llm, self._llm = self._llm, None
+        self._ids.cache_clear()
+        if llm is not None:
+            core = llm.engine_core
+            with contextlib.suppress(Exception):  # what is broken may not be able to say goodbye
+                core.shutdown()
+            with contextlib.suppress(Exception):
+                llm.renderer.shutdown()
+            if hasattr(core, "output_queue_thread"):  # vLLM leaves these to the garbage collector, which complains
+                core.output_queue_thread.join(timeout=_WATCHED_EVERY)
+                core.ctx.destroy(linger=0)
+            del llm, core
+            gc.collect()
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
+
+    def _watch(self) -> None:
+        """Wake a thread that waits for a process that is gone: vLLM itself would let it wait for ever."""
+        core = self._llm.engine_core
+        while not self._closing.wait(_WATCHED_EVERY):
+            if core.resources.engine_dead:
+                core.outputs_queue.put_nowait(RuntimeError("its process ended"))
+                return
+
+    def _encoded(self, messages: tuple[Message, ...]) -> tuple[int, ...]:
+        """The prompt's ids, at least one. Raises BackendError when the chat template refuses the messages."""
+        tokenizer = self._tokenizer
+        if self.prompt_kind == "raw":
+            text = ("" if self._options.raw else "\n\n").join(message.content for message in messages)
+            ids = tokenizer.encode(text)
+        elif not hasattr(tokenizer, "chat_template"):  # of Mistral's own kind
+            ids = self._rendered(messages)["prompt_token_ids"]
+        else:
+            with _template_errors():
+                text = tokenizer.apply_chat_template(
+                    [{"role": message.role, "content": message.content} for message in messages],
+                    tokenize=False,
+                    **self._template_flags(messages),
+                    **self._options.chat_template_kwargs,
+                )
+            ids = tokenizer.encode(text, add_special_tokens=False)
+        start = getattr(tokenizer, "bos_token_id", None)
+        return tuple(int(i) for i in ids) or (start if start is not None else 0,)
+
+    def _rendered(self, messages: Sequence[Message]) -> Any:
+        """The prompt by vLLM's own renderer, images and all. Raises BackendError when it cannot be made."""
+        from vllm.renderers.params import ChatParams
+
+        flags = {**self._template_flags(messages), **self._options.chat_template_kwargs}
+        with _template_errors():
+            conversation = [{"role": message.role, "content": _content(message)} for message in messages]
+            _, (prompt,) = self._llm.renderer.render_chat([conversation], ChatParams(chat_template_kwargs=flags))
+        return prompt
+
+    @staticmethod
+    def _template_flags(messages: Sequence[Message]) -> dict[str, bool]:
+        prefill = bool(messages) and messages[-1].role == "assistant"
+        return {"add_generation_prompt": not prefill, "continue_final_message": prefill}
+
+
+@contextlib.contextmanager
+def _template_errors() -> Any:
+    try:
+        yield
+    except Exception as error:  # jinja's errors, those of the library's own checks, unreadable images
+        raise BackendError(
+            f"the model's chat template refuses these messages: {error}",
+            hint="Some models take no system message; options.raw = true sends the texts without a template",
+        ) from error
+
+
+def _content(message: Message) -> Any:
+    """A message's content as vLLM's chat takes it: the images before the text."""
+    from PIL import Image
+
+    if not message.images:
+        return message.content
+    parts: list[dict[str, Any]] = []
+    for path in message.images:
+        with Image.open(path) as image:
+            parts.append({"type": "image_pil", "image_pil": image.convert("RGB")})
+    return [*parts, {"type": "text", "text": message.content}]
+
+
+def _generation(output: Any) -> Generation:
+    """A finished request. Raises RuntimeError for one that the engine gave up."""
+    (made,) = output.outputs
+    if made.finish_reason not in _FINISH:
+        raise RuntimeError(f"the engine ended a request with {made.finish_reason!r}")
+    ids = list(made.token_ids)
+    metrics = output.metrics
+    first = metrics.first_token_latency if metrics is not None and metrics.first_token_latency > 0 else None
+    logprobs = None
+    if made.logprobs is not None:
+        logprobs = tuple(_told(place, token) for place, token in zip(made.logprobs, ids, strict=False))
+    return Generation(
+        text=made.text,
+        finish=_FINISH[made.finish_reason],
+        prompt_tokens=len(output.prompt_token_ids),
+        completion_tokens=len(ids),
+        seconds=0.0,
+        logprobs=logprobs,
+        first_token_seconds=first,
+    )
+
+
+def _told(place: Mapping[int, Any], token: int) -> TokenLogprob:
+    """One token's entry. The token itself is in `place` even when it is none of the likeliest; what a constraint rules
+    out is not told."""
+    own = place[token]
+    most = len(place) - (1 if own.rank is not None and own.rank >= len(place) else 0)
+    ranked = sorted(place.values(), key=lambda entry: -entry.logprob)
+    top: dict[str, float] = {}
+    for entry in ranked[: max(1, most)]:
+        if math.isfinite(entry.logprob):
+            top.setdefault(entry.decoded_token or "", entry.logprob)
+    return TokenLogprob(own.decoded_token or "", own.logprob, top)

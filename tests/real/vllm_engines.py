@@ -1,0 +1,66 @@
+"""vLLM in this process, as the real tests start it: tiny random models, small caches, adapters written by hand."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from genopt.backends.vllm import PARAMS, VllmBackend
+from genopt.types import Generation, Message, Request
+from tests import tiny_models
+
+OPTIONS: Mapping[str, Any] = {"dtype": "float32", "kv_cache_memory_bytes": 2**27}
+
+
+def require_vllm() -> None:
+    """Skip the file where this Python has no vLLM."""
+    pytest.importorskip("vllm", reason="needs vLLM in this environment", exc_type=ImportError)
+
+
+def make_model(folder: Path, **changes: Any) -> Path:
+    """A random Llama whose attention vLLM has on a CPU (heads of 32)."""
+    return tiny_models.make_llama(folder, **{"hidden": 128, "heads": 4, **changes})
+
+
+def make_adapter(folder: Path, *, hidden: int = 128, layers: int = 2, rank: int = 4, seed: int = 0) -> Path:
+    """A random LoRA adapter for `make_model`'s queries and values, strong enough to change every text."""
+    import torch
+    from safetensors.torch import save_file
+
+    folder.mkdir(parents=True)
+    config = {
+        "peft_type": "LORA",
+        "r": rank,
+        "lora_alpha": 2 * rank,
+        "target_modules": ["q_proj", "v_proj"],
+        "bias": "none",
+        "base_model_name_or_path": "",
+    }
+    (folder / "adapter_config.json").write_text(json.dumps(config), encoding="utf-8")
+    draw = torch.Generator().manual_seed(seed)
+    tensors = {}
+    for layer in range(layers):
+        for module, width in (("q_proj", hidden), ("v_proj", hidden // 2)):
+            name = f"base_model.model.model.layers.{layer}.self_attn.{module}"
+            tensors[f"{name}.lora_A.weight"] = torch.randn(rank, hidden, generator=draw) / hidden**0.5
+            tensors[f"{name}.lora_B.weight"] = torch.randn(width, rank, generator=draw)
+    save_file(tensors, folder / "adapter_model.safetensors")
+    return folder
+
+
+def backend(model: Path, **options: Any) -> VllmBackend:
+    return VllmBackend(model=str(model), options={**OPTIONS, **options})
+
+
+def make_request(text: str | Sequence[Message], *, seed: int = 1, **params: Any) -> Request:
+    messages = (Message("user", text),) if isinstance(text, str) else tuple(text)
+    neutral = {name: domain.neutral[0] for name, domain in PARAMS.items() if domain.neutral and name != "lora"}
+    return Request(messages, {**neutral, "max_tokens": 24, **params}, seed, "example")
+
+
+def outcome(done: Generation) -> tuple[str, str, int, int]:
+    return done.text, done.finish, done.prompt_tokens, done.completion_tokens
