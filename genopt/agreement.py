@@ -52,13 +52,13 @@ class Shown:
 @dataclass(frozen=True, slots=True)
 class Repeatability:
     """The noise of a rater that is asked the same again: `sd` within a text; `icc`, the part of the variance of single
-    ratings that is the texts' own, with its one-sided lower bound `low`."""
+    ratings that is the texts' own; the chance of such ratings when that part is no larger than the bound."""
 
     texts: int
     repeats: int
     sd: float
     icc: float
-    low: float
+    p_value: float
 
 
 def pearson(x: ArrayLike, y: ArrayLike) -> float:
@@ -167,31 +167,27 @@ def rate_above(count: int, n: int, limit: float) -> float:
     return 1.0 if count == 0 else float(bdtrc(count - 1, n, limit))
 
 
-def repeatability(table: ArrayLike, *, level: float = 0.01) -> Repeatability:
-    """How well single ratings tell texts apart, from a table of texts (rows) by repeats.
+def repeatability(table: ArrayLike, bound: float) -> Repeatability:
+    """How well single ratings tell texts apart, from a table of texts (rows) by repeats, tested to be above `bound`.
 
-    One-way random effects, ICC(1) with its exact lower bound for normal noise (Shrout and Fleiss 1979). Rows with a NaN
-    are left out. Without any noise the coefficient is 1, or NaN where all texts got the same.
+    One-way random effects, ICC(1) and its F test for normal noise (Shrout and Fleiss 1979). Rows with a NaN are left
+    out. Without any noise the coefficient is 1, or NaN where all texts got the same.
     """
-    from scipy.special import fdtri
+    from scipy.special import fdtrc
 
     x = np.asarray(table, dtype=np.float64)
     x = x[~np.isnan(x).any(axis=1)]
     n, k = x.shape
     if n < 2 or k < 2:
-        return Repeatability(n, k, math.nan, math.nan, math.nan)
+        return Repeatability(n, k, math.nan, math.nan, 1.0)
     within = float(x.var(axis=1, ddof=1).mean())
     between = k * float(x.mean(axis=1).var(ddof=1))
     if within <= 1e-24:
-        same = 1.0 if between > 1e-24 else math.nan
-        return Repeatability(n, k, 0.0, same, same)
-
-    def coefficient(ratio: float) -> float:
-        return float((ratio - 1) / (ratio + k - 1))
-
+        alike = between <= 1e-24
+        return Repeatability(n, k, 0.0, math.nan if alike else 1.0, 1.0 if alike else 0.0)
     ratio = between / within
-    low = coefficient(ratio / float(fdtri(n - 1, n * (k - 1), 1 - level)))
-    return Repeatability(n, k, math.sqrt(within), coefficient(ratio), low)
+    p_value = float(fdtrc(n - 1, n * (k - 1), ratio / (1 + k * bound / (1 - bound))))
+    return Repeatability(n, k, math.sqrt(within), (ratio - 1) / (ratio + k - 1), p_value)
 
 
 def _ranks(x: ArrayLike) -> Floats:

@@ -16,6 +16,7 @@ from genopt.errors import StudyError
 from genopt.events import Decided, Listener, Note, silence
 from genopt.fork import check_source, fork_from
 from genopt.guards import usage_notes
+from genopt.judge_check import check_judges
 from genopt.pairwise import with_opinions
 from genopt.plan import Plan
 from genopt.prepare import prepare
@@ -130,6 +131,7 @@ async def _run(plan: Plan, on_event: Listener, source: str | None) -> Result:
         await session.start()
         for warning in plan.warnings:
             session.note(warning, warning=True)
+        await check_judges(session)
         baseline = await measure_baseline(session)
         await search(session)
         winner = await choose_winner(session, baseline)

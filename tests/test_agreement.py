@@ -121,23 +121,22 @@ def test_the_p_value_of_a_rate_equals_scipys(count: int, n: int) -> None:
 def test_repeatability_finds_the_noise_and_its_share() -> None:
     rng = np.random.default_rng(5)
     table = rng.normal(0, 0.4, (4000, 1)) + rng.normal(0, 0.2, (4000, 3))
-    found = repeatability(table)
+    found = repeatability(table, 0.75)
     assert found.sd == pytest.approx(0.2, rel=0.03)
     assert found.icc == pytest.approx(0.16 / 0.20, rel=0.03)
-    assert 0.76 < found.low < found.icc
+    assert found.p_value < 0.001 < 0.999 < repeatability(table, 0.85).p_value
 
 
-def test_the_lower_bound_of_the_repeatability_holds_as_often_as_said() -> None:
+def test_a_repeatability_at_the_bound_is_wrongly_shown_above_it_as_often_as_said() -> None:
     rng = np.random.default_rng(6)
-    above = sum(
-        repeatability(rng.normal(0, 1.0, (20, 1)) + rng.normal(0, 1.0, (20, 3)), level=0.05).low > 0.5
-        for _ in range(2000)
-    )
+    tables = (rng.normal(0, 1.0, (20, 1)) + rng.normal(0, 1.0, (20, 3)) for _ in range(2000))
+    above = sum(repeatability(table, 0.5).p_value <= 0.05 for table in tables)
     assert scipy_stats.binomtest(above, 2000, 0.05).pvalue > 1e-3
 
 
 def test_repeatability_without_noise_or_without_differences() -> None:
-    assert repeatability([[0.1, 0.1], [0.5, 0.5]]).icc == 1.0
-    assert math.isnan(repeatability([[0.5, 0.5], [0.5, 0.5]]).icc)
-    assert math.isnan(repeatability([[0.5, 0.4]]).icc)
-    assert repeatability([[0.5, math.nan], [0.1, 0.2], [0.3, 0.5]]).texts == 2
+    without = repeatability([[0.1, 0.1], [0.5, 0.5]], 0.5)
+    assert (without.sd, without.icc, without.p_value) == (0.0, 1.0, 0.0)
+    assert repeatability([[0.5, 0.5], [0.5, 0.5]], 0.5).p_value == 1.0
+    assert repeatability([[0.5, 0.4]], 0.5).p_value == 1.0
+    assert repeatability([[0.5, math.nan], [0.1, 0.2], [0.3, 0.5]], 0.5).texts == 2

@@ -38,7 +38,7 @@ def table(folder: Path, *, rows: int = 60, judge: dict[str, Any] | None = None, 
         "backend": {"kind": "tests.judges:Author", "model": "author"},
         "space": {"skill": {"choices": TEN}},
         "baseline": {"skill": TEN[3], "words": 12},
-        "scorers": {"helpful": {"kind": "judge", "rubric": "Is it good?", "backend": own}},
+        "scorers": {"helpful": {"kind": "judge", "rubric": "Is it good?", "backend": own, "check": False}},
         "search": {"sampler": "grid", "pruner": "none", "finalists": 3},
         "budget": {"trials": 10},
     } | changes

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,6 +13,7 @@ import click
 from genopt.cli.work import SET, STUDY_FILE, Stopped, _say, run_until_signal
 
 if TYPE_CHECKING:
+    from genopt.exam import Exam
     from genopt.scorers.judge import Judge
     from genopt.spec import StudySpec
     from genopt.types import Example, Request, Scorer
@@ -37,8 +40,8 @@ def show(study: Path, overrides: tuple[str, ...], scorer: str | None, example: s
     \b
     genopt judge show study.toml --example ticket-17 --text "Have you tried turning it off?"
     """
-    from genopt.words import safe
     from genopt.spec.read import read_study
+    from genopt.words import safe
 
     try:
         who, row, requests = run_until_signal(_requests(read_study(study, overrides=overrides), scorer, example, text))
@@ -58,6 +61,95 @@ def show(study: Path, overrides: tuple[str, ...], scorer: str | None, example: s
         if request.top_logprobs:
             click.echo(f"{request.top_logprobs} log probabilities")
     return 0
+
+
+@judge.command()
+@STUDY_FILE
+@SET
+@SCORER
+@click.option("--rows", type=click.IntRange(5), help="How many rows it is examined on (default: 20).")
+@click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
+def check(study: Path, overrides: tuple[str, ...], scorer: str | None, rows: int | None, as_json: bool) -> int:
+    """Find out whether a judge can be trusted, before it is paid for.
+
+    It grades texts whose order is known: references, nothing, answers to other rows, cut and padded ones, ones that ask
+    for the best grade. What it got wrong is told with how far it is off. Without references the baseline answers some
+    rows first. The result stays with the study, so that optimize does not ask again. Exit code 1: it fails.
+
+    \b
+    genopt judge check study.toml
+    genopt judge check study.toml --scorer helpful --rows 50 --json
+    """
+    from genopt.exam import ROWS, exam_text
+    from genopt.spec.read import read_study
+
+    try:
+        exam = run_until_signal(_checked(read_study(study, overrides=overrides), scorer, rows or ROWS))
+    except Stopped as stopped:
+        return stopped.code
+    click.echo(json.dumps(exam.to_json(), ensure_ascii=False, indent=2) if as_json else exam_text(exam))
+    return 0 if exam.passed else 1
+
+
+async def _checked(spec: StudySpec, scorer: str | None, rows: int) -> Exam:
+    from genopt.events import Event, Note
+    from genopt.judge_check import check_judge, good_answers
+    from genopt.prepare import prepare
+    from genopt.runner import check_unchanged
+    from genopt.session import Session
+
+    def say(event: Event) -> None:
+        if isinstance(event, Note):
+            _say(event.text)
+
+    plan = await prepare(spec, tell=_say)
+    session = Session(plan, say)
+    try:
+        judge = judge_of(plan.scorers, scorer)
+        await session.open()
+        await check_unchanged(session)
+        await session.start()
+        return await check_judge(session, judge, await good_answers(session, rows))
+    finally:
+        await asyncio.shield(session.close())
+        await asyncio.shield(plan.aclose())
+
+
+@judge.command()
+@click.argument("labels", metavar="LABELS", type=click.Path(dir_okay=False))
+@click.option("--study", metavar="STUDY", help="The study whose judge graded the labelled texts.")
+@SCORER
+@click.option("--judge-scores", metavar="FILE", help="The judge's scores: rows of id, output and score (or level).")
+@click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
+def calibrate(labels: str, study: str | None, scorer: str | None, judge_scores: str | None, as_json: bool) -> None:
+    """Hold a judge against people's labels.
+
+    LABELS has rows of id, output and label, best also annotator (genopt label writes them). The judge's scores come
+    from a study, from a file, or from the rows themselves ("score": in [0, 1], or "level": on the labels' scale).
+    Intervals are of 95 % and resample whole inputs.
+
+    \b
+    genopt judge calibrate labels.jsonl --study study.toml
+    genopt judge calibrate labels.jsonl --judge-scores scores.jsonl --json
+    """
+    from genopt import calibrate as calibration
+    from genopt import labels as files
+    from genopt.archive import load
+    from genopt.calibrate.text import calibration_text
+
+    people = files.read(labels)
+    if study is not None and judge_scores is not None:
+        raise click.UsageError("--study and --judge-scores both give the judge's scores. Choose one")
+    if study is not None:
+        archive = load(study)
+        judged = calibration.scores_of(archive, calibration.choose_scorer(archive, scorer))
+    else:
+        judged = calibration.scores_in(people if judge_scores is None else files.read(judge_scores, scores=True))
+    found = calibration.calibrate(people, judged)
+    if as_json:
+        click.echo(json.dumps(found.to_json(), ensure_ascii=False, indent=2))
+    else:
+        click.echo(calibration_text(found))
 
 
 async def _requests(

@@ -52,12 +52,13 @@ class Judge:
         samples: int = 5,
         templates: Mapping[str, Any] | None = None,
         params: Mapping[str, Any] | None = None,
+        check: bool = True,
         strict: bool = False,
         retries: int = 2,
         folder: Path = Path(),
         seed: int = 0,
     ) -> None:
-        self.name, self.strict = name, strict
+        self.name, self.check, self.strict = name, check, strict
         self.tell: Callable[[str], None] = lambda text: None
         self.items = items_of(rubric, checklist, levels)
         self.usage = Usage()

@@ -43,7 +43,7 @@ class JudgeTemplates(Table):
 class Judge(Table):
     """A language model grades every text by one criterion, or answers a checklist of yes/no questions about it."""
 
-    INERT: ClassVar[dict[str, Any]] = {"retries": True, "strict": True, "backend": {"concurrency"}}
+    INERT: ClassVar[dict[str, Any]] = {"retries": True, "check": True, "strict": True, "backend": {"concurrency"}}
     """Keys that change no score."""
 
     kind: Literal["judge"]
@@ -67,6 +67,8 @@ class Judge(Table):
     """Prompts of your own."""
     params: dict[str, Any] = {}
     """The judge's own generation parameters (default: temperature 0, everything else neutral)."""
+    check: bool = True
+    """Examine the judge before a study spends anything on it (some 200 requests, once); its faults are warnings."""
     strict: bool = False
     """Refuse to optimize with a judge that fails its check, instead of warning."""
     retries: Annotated[int, Field(ge=0, le=8)] = 2
