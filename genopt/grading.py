@@ -4,6 +4,7 @@ engine and no data, and never learns which configuration wrote a text."""
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -41,7 +42,7 @@ class Grading:
             tables = (study.attribute("spec") or {}).get("scorers", {})
         finally:
             study.close()
-        self._judges = _digests(tables)
+        self._judges = [human.digest for human in humans(tables).values()]
         if not self._judges:
             raise StudyError(f"no person grades the study {name!r}", hint='it needs a scorer of kind = "human"')
         self._store = Store(url)
@@ -65,7 +66,8 @@ class Grading:
 
 def waiting(spec: StudySpec) -> int:
     """How many texts of a study wait for a person; 0 where none grades it."""
-    judges = _digests({name: table.model_dump() for name, table in spec.scorers.items()})
+    tables = {name: table.model_dump() for name, table in spec.scorers.items()}
+    judges = [human.digest for human in humans(tables).values()]
     if not judges:
         return 0
     store = Store(spec.url)
@@ -75,12 +77,13 @@ def waiting(spec: StudySpec) -> int:
         store.close()
 
 
-def _digests(tables: dict[str, Any]) -> list[str]:
-    found = []
-    for name, table in tables.items():
-        if isinstance(table, dict) and table.get("kind") == "human":
-            found.append(Human(name=name, **{key: value for key, value in table.items() if key != "kind"}).digest)
-    return found
+def humans(tables: Mapping[str, Any]) -> dict[str, Human]:
+    """The human scorers among the tables of a study file's scorers, by name."""
+    return {
+        name: Human(name=name, **{key: value for key, value in table.items() if key != "kind"})
+        for name, table in tables.items()
+        if isinstance(table, Mapping) and table.get("kind") == "human"
+    }
 
 
 def _question(key: str, judge: str, raw: str) -> Question:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from genopt.archive import Archive, load
+from genopt.dashboard import people
 from genopt.dashboard.figures import front_figure, heat_map, score_figure
 from genopt.dashboard.notes import Shown, study_note, trial_note
 from genopt.database import masked
@@ -81,8 +82,10 @@ class Live:
     def refresh(self) -> None:
         """Take a new reading when something changed since the last one."""
         archive = load(self._where)
+        people.settle(archive)
         finished = sum(trial.state != "running" for trial in archive.trials)
-        state = (len(archive.trials), finished, bool(archive.baseline), bool(archive.verdict))
+        grown = archive.spent.generations if people.humans_of(archive) else 0  # texts to grade are shown as they come
+        state = (len(archive.trials), finished, bool(archive.baseline), bool(archive.verdict), grown)
         if state == self._seen:
             return
         store = Store(archive.url)
@@ -111,7 +114,9 @@ def read(archive: Archive, examples: Mapping[str, Example], where: str, *, frame
     texts = {str(key): part for key, part in frame.groupby("config_key", sort=False)}
     baseline = str(archive.baseline.get("key") or "")
     named = f"{masked(archive.url)}#{archive.name}" if "://" in where else where  # never a password
-    attributes: dict[str, Any] = note(study_note(archive.verdict, named))
+    humans = people.humans_of(archive)
+    told = study_note(archive.verdict, named) + (people.how_to_grade(named) if humans else "")
+    attributes: dict[str, Any] = {**note(told), **people.forms(humans)}
     ids = {trial.number: trial.trial_id for trial in archive.trials}
     rows = archive.rows()
     of = len(values.columns)
@@ -126,6 +131,8 @@ def read(archive: Archive, examples: Mapping[str, Example], where: str, *, frame
             shown = examples_of(texts, values, key, baseline)
         tokens = float(texts[key]["completion_tokens"].mean()) if key in texts else math.nan
         body = trial_note(row, examples=of, gain=gain, tokens=tokens, shown=shown or ())
+        if row["state"] == "running" and humans and key in texts:
+            body += people.to_grade(_first_texts(texts[key]), examples)
         attributes |= note(body, trial_id)
         if key in values.index:
             attributes |= table(trial_id, OUTPUTS)

@@ -47,9 +47,9 @@ class Human:
     ) -> None:
         self.name = name
         self.tell: Callable[[str], None] = lambda text: None
-        self._question, self._levels = question, dict(sorted((levels or LEVELS).items()))
+        self.question, self.levels = question, dict(sorted((levels or LEVELS).items()))
         self._reference, self._show = reference, show
-        self.digest = digest([question, self._levels, reference, show])
+        self.digest = digest([question, self.levels, reference, show])
         self._pause, self._sleep, self._clock = pause, sleep, clock
         self._known: dict[str, Judgment] = {}
         self._waiting: dict[str, int] = {}
@@ -74,7 +74,7 @@ class Human:
 
     async def score(self, example: Example, generations: Sequence[Generation]) -> list[Score]:
         """One score per generation, in order, once every one of them is graded."""
-        keys = [self._key(example, generation.text) for generation in generations]
+        keys = [self.key(example, generation.text) for generation in generations]
         for key, generation in zip(keys, generations, strict=True):
             if key not in self._known and not generation.failed:
                 self._add("genopt_judgments", judgment_row(key, self.digest, self._question_about(example, generation)))
@@ -125,15 +125,16 @@ class Human:
             self._told = self._clock()
             self.tell(f"{left} {'text waits' if left == 1 else 'texts wait'} for a person's grade: genopt grade STUDY")
 
-    def _key(self, example: Example, text: str) -> str:
+    def key(self, example: Example, text: str) -> str:
+        """The key of the grade of a text, whatever wrote it."""
         return digest([self.digest, example.id, dict(example.fields), list(example.references), text])
 
     def _question_about(self, example: Example, generation: Generation) -> Judgment:
         """The text, and all that a person is shown with it, as a judgment that is still to be made."""
         shown = {
             "name": self.name,
-            "question": self._question,
-            "levels": self._levels,
+            "question": self.question,
+            "levels": self.levels,
             "asked": asked_in(example, self._show),
             "references": list(example.references) if self._reference else [],
             "text": generation.text,

@@ -14,6 +14,8 @@ from optuna.storages import RDBStorage
 from optuna.storages._cached_storage import _CachedStorage
 from optuna.study._frozen import FrozenStudy
 
+from genopt.study.study import GRADE
+
 _NAMESPACE = uuid.UUID("6f0a2c1e-43c7-5d0b-9a44-8c7f9c1f7a11")
 
 
@@ -54,6 +56,22 @@ def table(trial_id: int, name: str) -> dict[str, Any]:
 def figure(name: str, content: Mapping[str, Any]) -> dict[str, Any]:
     """A Plotly figure (its JSON form) of the study; `name` may hold letters, digits and - _ : ."""
     return {f"dashboard:plot_data:{name}:0": json.dumps(content)}
+
+
+def form(choices: Mapping[str, tuple[str, Mapping[str, str]]]) -> dict[str, Any]:
+    """A form beside every running trial: for each name a question and the grades that answer it (a digit -> what it
+    means). What is chosen becomes a user attribute of the trial (see GRADE)."""
+    widgets = [
+        {
+            "type": "choice",
+            "description": question,
+            "choices": [f"{label}: {meaning}" for label, meaning in levels.items()],
+            "values": [float(label) for label in levels],
+            "user_attr_key": GRADE + name,
+        }
+        for name, (question, levels) in choices.items()
+    ]
+    return {"dashboard:form_widgets:v2": {"output_type": "user_attr", "widgets": widgets}} if widgets else {}
 
 
 def artifact_id(trial_id: int, name: str) -> str:

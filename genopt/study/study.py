@@ -27,6 +27,7 @@ from genopt.types import ParamValue
 
 DESCRIPTION = "genopt:study"
 RETRY, POINT = "retry_of", "point"  # user attributes: the trial that is asked again, the index in the grid
+GRADE = "grade: "  # user attribute: a person's grade of a trial, by the scorer's name
 STATES = {
     TrialState.RUNNING: "running",
     TrialState.COMPLETE: "complete",
@@ -49,7 +50,7 @@ class Asked:
 
 @dataclass(frozen=True, slots=True)
 class TrialRecord:
-    """A trial as it is stored."""
+    """A trial as it is stored; `said` is what people attached to it in the dashboard while it ran."""
 
     number: int
     trial_id: int
@@ -60,6 +61,7 @@ class TrialRecord:
     config: Mapping[str, Any]
     outcome: Mapping[str, Any]
     values: tuple[float, ...] | None
+    said: Mapping[str, Any] = field(default_factory=dict)
 
 
 class Study:
@@ -298,4 +300,5 @@ def _record(trial: FrozenTrial) -> TrialRecord:
         config=config,
         outcome=trial.user_attrs.get("outcome", {}),
         values=tuple(trial.values) if trial.values else None,
+        said={name: value for name, value in trial.user_attrs.items() if name.startswith(GRADE)},
     )
