@@ -42,7 +42,7 @@ OWNERS = {
     "pydantic": ("spec/",),
     "click": ("cli/",),
     "rich": ("console",),
-    "jinja2": ("_templates", "report/page"),
+    "jinja2": ("_templates", "report/html"),
 }
 OPTIONAL = ("torch", "transformers", "vllm", "sentence_transformers", "datasets", "pyarrow", "optuna_dashboard")
 # Parts of the embedded engine's adapter: torch is all they are about, so only the adapter may import them, lazily.
