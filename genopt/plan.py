@@ -18,6 +18,7 @@ from genopt.objectives import Goal
 from genopt.prompt import Prompt
 from genopt.space import SearchSpace
 from genopt.spec import StudySpec
+from genopt.spec.confirm import second_judge
 from genopt.study.samplers import SamplerChoice
 from genopt.trial import Configuration, Meter, Observer, Sink
 from genopt.types import Backend, BackendInfo, Domain, Example, Params, ParamValue, Scorer
@@ -181,7 +182,11 @@ class Plan:
             finalists=each * spec.replicates * (spec.finalists + 1),
             confirm=2 * len(self.holdout) * spec.repeats * spec.confirm_repeats,
         )
-        return replace(bill, judged=bill.total * sum(getattr(s, "calls", 0) for s in self.scorers.values()))
+        calls = {name: getattr(scorer, "calls", 0) for name, scorer in self.scorers.items()}
+        again = int(self.spec.confirm.pairwise is not None)  # two texts, two orders: one for each text
+        if self.spec.audit is not None:
+            again += calls[second_judge(self.spec.audit, self.spec.scorers)[0]]
+        return replace(bill, judged=bill.total * sum(calls.values()) + bill.confirm * again)
 
     def description(self) -> dict[str, Any]:
         """What must not change while a study goes on, by key of the study file. Plain JSON."""

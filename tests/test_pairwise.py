@@ -12,6 +12,7 @@ import pytest
 from genopt.errors import BackendError, SpecError
 from genopt.pairwise import rate_interval
 from genopt.prepare import prepare
+from genopt.scorers.judge import PROBE
 from genopt.spec.read import make_study
 from genopt.stats import paired
 from genopt.types import BackendInfo, Generation, Request
@@ -54,7 +55,7 @@ def study(folder: Path, *, judge: dict[str, Any] | None = None, **changes: Any) 
         "backend": {"kind": "tests.judges:Author", "model": "author"},
         "space": {"skill": {"low": 0.3, "high": 0.55}},
         "baseline": {"skill": 0.3},
-        "scorers": {"helpful": {"kind": "judge", "rubric": "Is it good?", "backend": judge or HONEST}},
+        "scorers": {"helpful": {"kind": "judge", "rubric": "Is it good?", "backend": judge or HONEST, "check": False}},
         "search": {"sampler": "random", "pruner": "none"},
         "budget": {"trials": 4},
         "confirm": {"pairwise": "helpful"},
@@ -83,7 +84,7 @@ def test_an_honest_judge_s_win_rate_is_the_true_one(tmp_path: Path, calls: list[
     assert found["win_rate"] == pytest.approx(sum(truth) / len(truth)) and found["examples"] == len(pairs) == 20
     assert (found["wins"], found["ties"], found["losses"]) == (truth.count(1.0), truth.count(0.5), truth.count(0.0))
     low, high = found["interval"]
-    assert 0.5 < low < found["win_rate"] < high <= 1.0 and found["p_value"] < 0.05
+    assert 0.5 < low < found["win_rate"] <= high <= 1.0 and found["p_value"] < 0.05
     assert found["inconsistent"] == 0 and found["missing"] == 0
     assert f"prefers the winner's in {found['win_rate']:.1%} of 20 examples" in verdict.note
     second = verdict.opinions["audit"]
@@ -91,7 +92,7 @@ def test_an_honest_judge_s_win_rate_is_the_true_one(tmp_path: Path, calls: list[
     assert second["same_sign"] and 0.6 < second["kendall"] < 1 and second["interval"][0] > 0
     assert "a second judge (of another family) sees the difference, too" in verdict.note
     assert ran.archive.verdict is not None and ran.archive.verdict["opinions"]["pairwise"] == found
-    audited = [prompt for model, prompt in calls if model == "of another family" and "How much is two" not in prompt]
+    audited = [prompt for model, prompt in calls if model == "of another family" and PROBE not in prompt]
     assert 0 < len(audited) <= 40, "the second judge sees texts of the holdout alone"
 
 
@@ -137,13 +138,13 @@ def test_nothing_is_judged_twice_and_what_is_wanted_later_is_asked_later(
     first = run(study(tmp_path), tmp_path).decided()
     asked, rows = len(calls), len(generations(tmp_path))
     again = run(study(tmp_path), tmp_path).decided()
-    probes = [each for each in calls[asked:] if "How much is two and two?" in each[1]]
+    probes = [each for each in calls[asked:] if PROBE in each[1]]
     assert len(calls) - asked == len(probes) == 1 and again == first
     asked = len(calls)
     later = run(study(tmp_path, audit={"backend": OTHER}), tmp_path).decided()
     assert later.opinions is not None and first.opinions is not None
     assert later.opinions["pairwise"] == first.opinions["pairwise"]
-    new = [model for model, prompt in calls[asked:] if "How much is two and two?" not in prompt]
+    new = [model for model, prompt in calls[asked:] if PROBE not in prompt]
     assert new and set(new) == {"of another family"}
     assert len(generations(tmp_path)) == rows
     stored = query(tmp_path, "SELECT count(*), count(DISTINCT key) FROM genopt_judgments")[0]
@@ -172,6 +173,22 @@ def test_names_that_are_no_judges_are_told(tmp_path: Path, changes: dict[str, An
     with pytest.raises(SpecError) as caught:
         make_study(study(tmp_path) | changes, folder=tmp_path)
     assert why in str(caught.value)
+
+
+def test_the_bill_counts_what_is_asked_besides_the_verdict(tmp_path: Path) -> None:
+    def judged(**changes: Any) -> int:
+        async def planned() -> int:
+            plan = await prepare(make_study(study(tmp_path, **changes), folder=tmp_path))
+            try:
+                return plan.bill().judged
+            finally:
+                await plan.aclose()
+
+        return asyncio.run(planned())
+
+    alone = judged(confirm={})
+    assert judged() == alone + 40, "20 examples, two orders"
+    assert judged(audit={"backend": OTHER}) == alone + 80, "and 20 texts of each side"
 
 
 def test_an_audit_whose_engine_does_not_exist_is_found_before_anything_is_spent(tmp_path: Path) -> None:
