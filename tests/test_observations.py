@@ -17,6 +17,7 @@ from genopt.observations import paired_table, read, write
 from genopt.store import Store
 from genopt.tables import generation_row, score_row
 from genopt.types import Example, Generation, Score
+from tests.commands import Shell
 from tests.studies import Ran, query, run
 from tests.toy import rows, study
 
@@ -163,3 +164,18 @@ def test_a_file_that_cannot_be_written_is_said(ran: Ran, tmp_path: Path) -> None
 def test_a_study_that_did_not_keep_its_file_says_so(ran: Ran) -> None:
     with pytest.raises(StudyError, match="older genopt"):
         replace(ran.archive, spec={}).observations()
+
+
+def test_the_command_writes_every_text(
+    ran: Ran, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    genopt, where, path = Shell(tmp_path, monkeypatch, capsys), f"{ran.folder / 'toy.db'}#toy", tmp_path / "rows.csv"
+    frame = ran.archive.observations()
+    done = genopt("export", where, "--data", path)
+    assert done.code == 0 and done.err.endswith(f"wrote {len(frame):,} texts to {path}\n") and done.out == ""
+    assert pandas.read_csv(path)["utility"].tolist() == frame["utility"].tolist()
+    assert "exists" in genopt("export", where, "--data", path).err
+    assert genopt("export", where, "--data", path, "--force").code == 0
+    assert "Drop the other options" in genopt("export", where, "--data", tmp_path / "y.csv", "--to", "vllm").err
+    refused = genopt("export", where, "--data", tmp_path / "rows.xls")
+    assert refused.code == 2 and ".xls is no format" in refused.err

@@ -6,6 +6,7 @@ import base64
 import hashlib
 import json
 import re
+import tomllib
 from dataclasses import replace
 from html.parser import HTMLParser
 from importlib import resources
@@ -16,12 +17,14 @@ import pytest
 
 from genopt.archive import Archive, load
 from genopt.errors import SpecError
+from genopt.export import WRITERS, export, settings
 from genopt.report.facts import facts_of
 from genopt.report.files import form_of, render, save
 from genopt.report.heatmap import MOST_CELLS, sheets, told
 from genopt.report.markdown import code, fenced, plain
 from genopt.report.material import Material, collect
 from genopt.report.page import html_report
+from genopt.report.wording import targets
 from tests import hostile
 from tests.commands import Shell
 from tests.studies import Ran, run
@@ -135,6 +138,20 @@ def test_every_form_says_the_verdict_and_the_settings(ran: Ran) -> None:
         assert f"temperature = {verdict.params['temperature']}" in text.replace("&#34;", '"')
     facts = json.loads(render(ran.archive, "json"))
     assert facts["verdict"]["params"] == dict(verdict.params)
+
+
+def test_the_settings_can_be_copied_for_every_program_the_own_engine_first(ran: Ran) -> None:
+    facts = facts_of(collect(ran.archive))
+    found = {target.name: target for target in targets(ran.archive, facts)}
+    assert list(found)[:2] == ["study file", "JSON"] and set(list(found)[2:]) == set(WRITERS) - {"curl"}
+    for name in set(WRITERS) - {"curl"}:  # an engine inside the process has no address to ask
+        made = export(settings(ran.archive), name)
+        assert (found[name].text, found[name].notes) == (made.text, made.notes)
+    assert tomllib.loads(found["study file"].text)["baseline"].items() <= ran.decided().params.items()
+    as_ollama = replace(ran.archive, description={**ran.archive.description, "backend": {"engine": "ollama"}})
+    assert targets(as_ollama, facts)[0].name == "ollama"
+    open_study = replace(ran.archive, verdict=None)
+    assert [target.name for target in targets(open_study, facts_of(collect(open_study)))] == ["study file", "JSON"]
 
 
 def test_each_model_has_a_sheet_of_its_own(ran: Ran) -> None:

@@ -21,6 +21,12 @@ import click
 @click.option("--output", "-o", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE", help="Write it here.")
 @click.option("--create", "name", metavar="NAME", help="Make it a model of this name in an Ollama server.")
 @click.option("--host", metavar="URL", help="That server (default: the study's, else OLLAMA_HOST).")
+@click.option(
+    "--data",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE",
+    help="Write every text of the study with its scores instead: .jsonl, .csv or .parquet.",
+)
 @click.option("--force", is_flag=True, help="Overwrite the file, or the model in the server.")
 def export(
     study: str,
@@ -30,9 +36,11 @@ def export(
     output: Path | None,
     name: str | None,
     host: str | None,
+    data: Path | None,
     force: bool,
 ) -> None:
-    """Write a study's settings as a Modelfile, SamplingParams, generation_config.json, request fields, flags or curl.
+    """Write a study's settings as a Modelfile, SamplingParams, generation_config.json, request fields, flags or curl;
+    or every text it holds as a table.
 
     What the target cannot say is named on stderr, and so is what the same numbers mean otherwise there. Without
     --trial the winner's settings are taken, or the baseline's where no improvement was shown.
@@ -42,6 +50,7 @@ def export(
     genopt export study.toml --create support-tuned         straight into the server
     genopt export study.toml --to vllm --trial 12
     genopt export study.toml --to transformers -o generation_config.json
+    genopt export study.toml --data rows.parquet            one row per text
     """
     from genopt.archive import load
     from genopt.export import WRITERS, notes, settings
@@ -52,8 +61,20 @@ def export(
         raise click.UsageError("--create makes a model in Ollama. Drop --to and -o, or call export twice")
     if host is not None and name is None:
         raise click.UsageError("--host is for --create. Drop it, or add --create NAME")
-    if output is not None and output.exists() and not force:
-        raise click.UsageError(f"-o {output} exists. Name another file, or overwrite it with --force")
+    for option, path in (("-o", output), ("--data", data)):
+        if path is not None and path.exists() and not force:
+            raise click.UsageError(f"{option} {path} exists. Name another file, or overwrite it with --force")
+    if data is not None:
+        if (target, output, name, model) != (None, None, None, None) or trial != "best":
+            raise click.UsageError(
+                "--data writes every text of the study. Drop the other options, or call export twice"
+            )
+        from genopt.observations import write as write_rows
+
+        rows = load(study).observations()
+        write_rows(rows, data)
+        click.echo(f"wrote {len(rows):,} texts to {data}", err=True)
+        return
     found = settings(load(study), trial, model=model)
     if name is not None:
         from genopt.export.create import create

@@ -91,7 +91,7 @@ def drawing(sheet: Sheet, index: int) -> str:
     """The map. Where its cells lie stands in its data attributes, in the units of the drawing."""
     rows, columns = sheet.gains.shape
     each = min(40.0, max(3.0, (WIDTH - LEFT - RIGHT) / max(1, columns)))
-    high = min(20.0, max(5.0, 460.0 / max(1, rows)))
+    high = min(20.0, max(3.0, 460.0 / max(1, rows)))
     width, bottom = LEFT + each * columns + RIGHT, TOP + high * rows
     most = sheet.scale
     classes = np.array(

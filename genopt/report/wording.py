@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
 import json
 import platform
@@ -9,6 +10,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from genopt.archive import Archive
+from genopt.errors import SpecError
+from genopt.export import WRITERS, export, settings
 from genopt.report.facts import Facts
 from genopt.report.toml import toml_text
 from genopt.words import duration
@@ -45,10 +48,20 @@ def targets(archive: Archive, facts: Facts) -> tuple[Target, ...]:
     """The settings in every form they can be copied in, the study's own engine first. Before a verdict they are only
     shown as they are: nothing of them is confirmed."""
     chosen = kept(facts)
-    return (
+    plain = (
         Target("study file", toml_text({"baseline": chosen})),
         Target("JSON", json.dumps(chosen, ensure_ascii=False, indent=2)),
     )
+    if facts.verdict is None:
+        return plain
+    found = settings(archive)
+    exported = []
+    for name in sorted(WRITERS, key=lambda name: name != found.engine):
+        with contextlib.suppress(SpecError):  # this program cannot hold them
+            made = export(found, name)
+            exported.append(Target(name, made.text, made.notes))
+    own = [target for target in exported if target.name == found.engine]
+    return (*own, *plain, *(target for target in exported if target not in own))
 
 
 def cost_rows(facts: Facts) -> list[tuple[str, str]]:
