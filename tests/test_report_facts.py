@@ -13,9 +13,10 @@ import pytest
 from scipy import stats
 
 from genopt.observations import write
-from genopt.report.facts import Facts, facts_of
+from genopt.report.facts import Facts
 from genopt.report.heatmap import answer, sheets
 from genopt.report.material import Material, collect
+from genopt.report.reckoning import facts_of
 from tests.studies import run
 from tests.toy import rows, study
 

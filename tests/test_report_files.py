@@ -18,12 +18,12 @@ import pytest
 from genopt.archive import Archive, load
 from genopt.errors import SpecError
 from genopt.export import WRITERS, export, settings
-from genopt.report.facts import facts_of
 from genopt.report.files import form_of, render, save
 from genopt.report.heatmap import MOST_CELLS, sheets, told
 from genopt.report.markdown import code, fenced, plain
 from genopt.report.material import Material, collect
 from genopt.report.page import html_report
+from genopt.report.reckoning import facts_of
 from genopt.report.wording import targets
 from tests import hostile
 from tests.commands import Shell

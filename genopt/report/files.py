@@ -15,8 +15,8 @@ SUFFIXES: dict[str, Form] = {".html": "html", ".htm": "html", ".md": "md", ".mar
 
 def render(archive: Archive, form: Form) -> str:
     """The report in this form. Raises StudyError."""
-    from genopt.report.facts import facts_of
     from genopt.report.material import collect
+    from genopt.report.reckoning import facts_of
 
     material = collect(archive)
     if form == "json":

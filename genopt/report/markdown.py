@@ -6,8 +6,9 @@ import re
 from collections.abc import Iterable, Sequence
 
 from genopt.report import charts, heatmap
-from genopt.report.facts import Facts, facts_of
+from genopt.report.facts import Facts
 from genopt.report.material import Material
+from genopt.report.reckoning import facts_of
 from genopt.report.svg import number
 from genopt.report.toml import toml_text
 from genopt.report.wording import commands, cost_rows, data_rows, settings_title, targets, versions

@@ -14,9 +14,10 @@ from typing import Any
 from markupsafe import Markup
 
 from genopt.report import charts, heatmap
-from genopt.report.facts import Facts, Setting, facts_of
+from genopt.report.facts import Facts, Setting
 from genopt.report.html import environment, inline
 from genopt.report.material import Material
+from genopt.report.reckoning import facts_of
 from genopt.report.svg import number
 from genopt.report.toml import toml_text
 from genopt.report.wording import commands, cost_rows, data_rows, settings_title, targets, versions
