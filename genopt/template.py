@@ -2,25 +2,62 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 from pathlib import Path
 
+from genopt.backends._http import Server
+from genopt.backends._ollama_options import options_of
 from genopt.dataset import load
+from genopt.errors import BackendError
 
 USER_FIELDS = ("input", "prompt", "question", "instruction", "text", "query")
 NEEDS_MORE = {
     "regex": 'pattern = "[A-Z]+"',
     "length": "max = 60",
     "function": 'function = "scorer:score"          # def score(example, text) -> float, in scorer.py beside this file',
+    "judge": 'rubric = "Is the answer right and helpful?"',
+    "human": 'question = "Would you send this answer?"',
+}
+OPTIONS = {
+    "ollama": "{ num_ctx = 4096 }",
+    "vllm": "{ max_model_len = 4096 }",
+    "openai": '{ base_url = "http://127.0.0.1:8000/v1" }',
 }
 COMPARES_SAMPLES = ("diversity", "distinct", "consistency")
 
 
-def guess_fields(data: str) -> tuple[list[str], bool]:
+def guess_backend(model: str) -> str:
+    """The engine that most likely means a model of this name: transformers for a folder, a model of the hub that was
+    downloaded, and any other owner/name that no Ollama server has; ollama for a plain name and what its server has."""
+    if Path(model).expanduser().is_dir() or model.startswith((".", "/", "~")):
+        return "transformers"
+    owner, slash, _ = model.partition("/")
+    if not slash or "." in owner:  # hf.co/owner/name: Ollama's way to name a registry
+        return "ollama"
+    hub = os.environ.get("HF_HUB_CACHE") or f"{os.environ.get('HF_HOME') or '~/.cache/huggingface'}/hub"
+    if (Path(hub).expanduser() / f"models--{model.replace('/', '--')}").is_dir():
+        return "transformers"
+    return "ollama" if asyncio.run(_in_ollama(model)) else "transformers"
+
+
+async def _in_ollama(model: str) -> bool:
+    """True when an Ollama server answers and has the model."""
+    server = Server("Ollama", options_of({}).url, timeout=5.0, patience=0.0)
+    try:
+        await server.send_json("/api/show", {"model": model})
+        return True
+    except BackendError:
+        return False
+    finally:
+        await server.aclose()
+
+
+def guess_fields(data: str, reference: str | None = None) -> tuple[list[str], bool]:
     """The first row's texts that a template can name, the likeliest prompt first: a usual name, else the longest texts
     (none where rows bring their own messages); and whether rows carry references. Raises SpecError."""
-    found = load(path=data, folder=Path.cwd(), limit=20)
+    found = load(path=data, folder=Path.cwd(), limit=20, reference=reference)
     example = found.examples[0]
     if "messages" in example.fields:
         return [], any(e.references for e in found.examples)
@@ -45,14 +82,31 @@ def quote(text: str) -> str:
     return json.dumps(text, ensure_ascii=False)
 
 
-def study_file(name: str, data: str, model: str, scorer: str, backend: str, fields: list[str], reference: bool) -> str:
-    """The text of a study file."""
-    question = quote("{{ " + (fields[0] if fields else "question") + " }}")
+def study_file(
+    name: str,
+    data: str,
+    model: str,
+    scorer: str,
+    backend: str,
+    fields: list[str],
+    reference: bool | str,
+    *,
+    prompt: str | None = None,
+    trials: int = 40,
+) -> str:
+    """The text of a study file. `reference` is the key of the acceptable answers, or whether a usual one was found;
+    `prompt` stands in for the likeliest of the `fields`."""
+    question = quote("{{ " + (fields[0] if fields else "question") + " }}" if prompt is None else prompt)
     user = (
         f"user = {question}"
-        if fields
+        if fields or prompt is not None
         else f"# user = {question}            # without it a row's messages are the prompt"
     )
+    none_yet = "" if reference else " (none found so far)"
+    answers = f'# reference = "answer"                 # key of the acceptable answers{none_yet}'
+    if isinstance(reference, str):
+        answers = f"reference = {quote(reference)}"
+    options = OPTIONS.get(backend, "{}")
     more = f"\n{NEEDS_MORE[scorer]}" if scorer in NEEDS_MORE else ""
     others = f"      # also: {', '.join(fields[1:6])}" if len(fields) > 1 else ""
     repeats = (
@@ -65,7 +119,7 @@ seed = 0
 
 [dataset]
 path = {quote(data)}
-# reference = "answer"                 # key of the acceptable answers{"" if reference else " (none found so far)"}
+{answers}
 # group = "document"                   # rows that belong together stay on one side of the split
 holdout = 0.3                          # rows the search never sees; the claim is made on them
 # limit = 500
@@ -79,7 +133,7 @@ holdout = 0.3                          # rows the search never sees; the claim i
 kind = {quote(backend)}
 model = {quote(model)}
 # concurrency = 8                      # requests in flight; default: what the engine says
-# options = {{}}                         # see: genopt params {backend}
+# options = {options:<29}# see the README; parameters: genopt params {backend}
 
 # Without [space] the engine's own recommended ranges are searched.
 # [space]
@@ -104,7 +158,7 @@ kind = {quote(scorer)}{more}{repeats if scorer in COMPARES_SAMPLES else ""}
 # at_most = 200.0
 
 [budget]
-trials = 40
+trials = {trials}
 # generations = 20000
 # tokens = 2000000
 # hours = 2.0

@@ -336,7 +336,7 @@ def test_the_study_never_costs_more_than_its_bill(shell: Shell) -> None:
     assert 0 < len(shell.requests) - before <= bill
 
 
-@pytest.mark.parametrize("kind", sorted(KINDS.keys() - {"embedding", "function"}))
+@pytest.mark.parametrize("kind", sorted(KINDS.keys() - {"embedding", "function", "judge"}))
 def test_init_writes_a_file_that_check_accepts(shell: Shell, kind: str) -> None:
     write_rows(shell.folder / "rows.jsonl", [row | {"answer": "yes 7"} for row in rows(30)])
     flags = ["--data", "rows.jsonl", "--model", "toy", "--scorer", kind, "--backend", "tests.toy:ToyBackend"]

@@ -12,9 +12,9 @@ import click
 
 @click.command()
 @click.option("--data", metavar="FILE", help="Your rows (JSONL, JSON, CSV, TSV, Parquet, or a hub id).")
-@click.option("--model", metavar="MODEL", help="Folder or hub id of the model.")
+@click.option("--model", metavar="MODEL", help="Name in Ollama, folder or hub id of the model.")
 @click.option("--scorer", metavar="KIND", help="exact_match, rouge_l, embedding, ... (see the README).")
-@click.option("--backend", default="transformers", show_default=True, help="The engine.")
+@click.option("--backend", metavar="ENGINE", help="The engine (default: guessed from the model's name).")
 @click.option(
     "--output",
     "-o",
@@ -24,16 +24,19 @@ import click
     help="The file to write; its name is the study's.",
 )
 @click.option("--force", is_flag=True, help="Overwrite an existing file.")
-def init(data: str | None, model: str | None, scorer: str | None, backend: str, output: Path, force: bool) -> None:
+def init(
+    data: str | None, model: str | None, scorer: str | None, backend: str | None, output: Path, force: bool
+) -> None:
     """Write a commented study.toml from a few questions, or from flags alone.
 
     \b
     genopt init
-    genopt init --data tickets.jsonl --model ./my-model --scorer rouge_l
+    genopt init --data tickets.jsonl --model llama3.2 --scorer rouge_l
+    genopt init --data tickets.jsonl --model ./my-model --backend vllm
     """
     from genopt.spec.read import hint
     from genopt.spec.scorers import KINDS
-    from genopt.template import beside, guess_fields, study_file
+    from genopt.template import beside, guess_backend, guess_fields, study_file
 
     if output.exists() and not force:
         raise click.UsageError(f"{output} exists. Name another file with -o, or overwrite it with --force")
@@ -41,7 +44,7 @@ def init(data: str | None, model: str | None, scorer: str | None, backend: str, 
         raise click.UsageError(f"-o {output}: there is no folder {output.parent}. Make it first")
     asking = data is None or model is None
     data = data or click.prompt("Your data (JSONL, JSON, CSV, TSV, Parquet or a hub id)", err=True)
-    model = model or click.prompt("Your model (folder or hub id)", err=True)
+    model = model or click.prompt("Your model (a name in Ollama, a folder or a hub id)", err=True)
     fields, reference = guess_fields(str(data))
     if scorer is None:
         scorer = "rouge_l" if reference else "length"
@@ -54,7 +57,7 @@ def init(data: str | None, model: str | None, scorer: str | None, backend: str, 
         beside(str(data), output.parent),
         beside(str(model), output.parent),
         str(scorer),
-        backend,
+        backend or guess_backend(str(model)),
         fields,
         reference,
     )

@@ -65,18 +65,40 @@ def run_until_signal(work: Coroutine[Any, Any, T]) -> T:
 
 
 @click.command()
-@STUDY_FILE
+@click.argument("study", metavar="[STUDY.toml]", type=click.Path(path_type=Path), required=False)
 @SET
 @click.option("--json", "as_json", is_flag=True, help="Print the verdict as JSON.")
 @click.option("--fork", metavar="NAME", help="Go on in a new study that reuses what still holds of this one.")
 @click.option("--quiet", "-q", is_flag=True, help="No progress, only the result.")
-def optimize(study: Path, overrides: tuple[str, ...], as_json: bool, fork: str | None, quiet: bool) -> int:
+@click.option("--model", metavar="MODEL", help="Without a study file: a name in Ollama, a folder or a hub id.")
+@click.option("--data", metavar="FILE", help="Its rows (JSONL, JSON, CSV, TSV, Parquet, or a hub id).")
+@click.option("--backend", metavar="ENGINE", help="Its engine (default: guessed from the model's name).")
+@click.option("--scorer", metavar="KIND", help="How an answer is scored (default: rouge_l).")
+@click.option("--reference", metavar="KEY", help="Key of the acceptable answers (default: a usual name).")
+@click.option("--prompt", metavar="TEMPLATE", help='The question, e.g. "{{ question }}" (default: the likeliest key).')
+@click.option("--trials", type=click.IntRange(1), metavar="N", help="How many configurations to try (default: 40).")
+@click.option("--output", "-o", type=click.Path(path_type=Path), metavar="FILE", help="The study file it becomes.")
+def optimize(
+    study: Path | None,
+    overrides: tuple[str, ...],
+    as_json: bool,
+    fork: str | None,
+    quiet: bool,
+    model: str | None,
+    data: str | None,
+    trials: int | None,
+    **described: Any,
+) -> int:
     """Run a study to its verdict, or go on with one that was stopped.
 
     Progress goes to stderr, the result to stdout. Ctrl-C stops cleanly; the same command goes on where it was, and
     nothing that was generated is generated again.
 
+    Without a study file, --model and --data are enough: the file that they describe is written here, and the same
+    command goes on with it.
+
     \b
+    genopt optimize --model llama3.2 --data questions.jsonl
     genopt optimize study.toml
     genopt optimize study.toml --set budget.trials=200      search on
     genopt optimize study.toml --json > verdict.json
@@ -87,6 +109,15 @@ def optimize(study: Path, overrides: tuple[str, ...], as_json: bool, fork: str |
     from genopt.runner import optimize_async
     from genopt.spec.read import read_study
 
+    if study is None:
+        if model is None or data is None:
+            raise click.UsageError("name a study file, or --model and --data. A file is begun with: genopt init")
+        from genopt.cli._quick import study_file
+
+        study = study_file(model, data, trials=trials, **described)
+        overrides = (*([f"budget.trials={trials}"] if trials else []), *overrides)
+    elif given := [f"--{n}" for n, v in {"model": model, "data": data, "trials": trials, **described}.items() if v]:
+        raise click.UsageError(f"{', '.join(given)}: only without a study file. Change {study}, or use --set KEY=VALUE")
     spec = read_study(study, overrides=overrides)
     console = Console(sys.stderr, quiet=quiet)
     try:
