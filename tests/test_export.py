@@ -399,3 +399,18 @@ def test_a_server_that_does_not_answer_is_told_with_the_way_to_start_it(shell: S
     assert ran.code == 1 and "Ollama at http://127.0.0.1:9 does not answer" in ran.err and "ollama serve" in ran.err
     same = shell("export", f"{searched}#toy", "--create", "m:latest", "--model", "m", "--host", "http://127.0.0.1:9")
     assert same.code == 2 and "is the model that these settings build on" in same.err
+
+
+@pytest.mark.parametrize("changes", [{}, {"temperature": 0.0}, {"stop": ["."], "num_beams": 2}])
+def test_the_embedded_engine_reads_a_generation_config_as_it_was_meant(changes: dict[str, Any]) -> None:
+    pytest.importorskip("transformers", reason="the transformers extra is not installed")
+    from transformers import GenerationConfig
+
+    from genopt.backends._hf_loading import _defaults
+
+    meant = of_transformers(params=changes)
+    read = _defaults(GenerationConfig(**json.loads(export(meant, "transformers").text)))
+    cut = ("top_k", "top_p", "min_p", "typical_p") if changes.get("temperature") == 0 else ()  # inert, and left out
+    assert {n: v for n, v in read.items() if n not in cut} == {
+        n: tuple(v) if isinstance(v, list) else v for n, v in meant.params.items() if n not in cut
+    }

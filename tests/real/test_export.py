@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import sqlite3
+import subprocess
 import urllib.error
 from collections.abc import Iterator
 from contextlib import closing
@@ -145,6 +147,27 @@ def test_texts_and_numbers_come_back_from_the_server_as_they_were(ollama: Ollama
         assert values == {"temperature": 1e-05, "top_k": 3, "num_predict": 100000, "top_p": 0.5, "num_ctx": 1024}
         stops = [json.loads(value) for name, value in lines if name == "stop"]
         assert sorted(stops) == sorted(params["stop"])
+
+
+def test_vllm_takes_the_sampling_params(tmp_path: Path) -> None:
+    python = engines.vllm_python()
+    if python is None:
+        pytest.skip(f"needs vLLM: let {engines.VLLM_PYTHON} name a Python that has it")
+    params = {"temperature": 0.6, "top_k": 24, "top_p": 0.9, "min_p": 0.05, "repetition_penalty": 1.1, "max_tokens": 64}
+    more = {"presence_penalty": 0.5, "frequency_penalty": -0.5, "min_tokens": 2, "stop": ["\n\n", '"']}
+    front = Front((Message("system", SYSTEM),), "{{ q }}", ())
+    output = {"schema": {"type": "object", "properties": {"ok": {"type": "boolean"}}}}
+    found = Settings("t", "vllm", "vllm", "m", {}, params | more, False, front, output, "")
+    tell = "import json\ntold = {name: getattr(params, name) for name in json.loads(input())}\n"
+    tell += "print(json.dumps([told, params.structured_outputs.json, messages]))\n"
+    (tmp_path / "params.py").write_text(export(found, "vllm").text + tell, encoding="utf-8")
+    ran = subprocess.run(
+        [python, str(tmp_path / "params.py")], input=json.dumps([*params, *more]), capture_output=True, text=True,
+        timeout=300, check=False, env=os.environ | {"VLLM_LOGGING_LEVEL": "ERROR", "VLLM_NO_USAGE_STATS": "1"},
+    )  # fmt: skip
+    assert ran.returncode == 0, ran.stderr[-2000:]
+    messages = [{"role": "system", "content": SYSTEM}]
+    assert json.loads(ran.stdout.splitlines()[-1]) == [params | more, output["schema"], messages]
 
 
 def test_the_api_takes_what_a_modelfile_cannot_hold(ollama: Ollama) -> None:
