@@ -28,6 +28,7 @@ VERDICT = {
 }
 TRIAL = {"number", "state", "stopped_early", "params", "config_key", "n", "mean", "se"}
 GROUP = ["studies list", "studies inspect", "studies clone", "studies delete"]
+GROUP += ["judge show", "judge check", "judge calibrate"]
 
 
 @pytest.fixture

@@ -23,7 +23,13 @@ SCORER = click.option("--scorer", metavar="NAME", help="Which judge, where the s
 
 @click.group()
 def judge() -> None:
-    """See what a study's judge is shown, and whether it can be trusted."""
+    """See what a study's judge is shown, and whether it can be trusted.
+
+    \b
+    genopt judge show study.toml                                 exactly what is sent about a row
+    genopt judge check study.toml                                texts whose order is known, before you pay
+    genopt judge calibrate labels.jsonl --study study.toml       against people, afterwards
+    """
 
 
 @judge.command()
