@@ -104,15 +104,15 @@ class Archive:
         """config_key -> the number of the trial that measured it (None: a baseline outside the space), and "baseline",
         "winner" (what the holdout was asked about, improved or not) or "trial"."""
         found: dict[str, tuple[int | None, str]] = {}
-        for row in sorted(self.rows(), key=lambda row: (row["state"] != "complete", row["number"] or 0)):
+        rows = sorted(self.rows(), key=lambda row: (row["state"] != "complete", row["number"] or 0))
+        for row in rows:
             if row["config_key"] is not None and row["duplicate_of"] is None:
                 found.setdefault(row["config_key"], (row["number"], "trial"))
-        winner = self.verdict["trial"] if self.verdict else None
-        for key, (number, _) in found.items():
-            if key == self.baseline.get("key"):
-                found[key] = (number, "baseline")
-            elif number is not None and number == winner:
-                found[key] = (number, "winner")
+        trial = self.verdict["trial"] if self.verdict else None
+        winner = next((row["config_key"] for row in rows if trial is not None and row["number"] == trial), None)
+        for key, role in ((winner, "winner"), (self.baseline.get("key"), "baseline")):
+            if key in found:
+                found[key] = (found[key][0], role)
         return found
 
     def to_pandas(self) -> pandas.DataFrame:

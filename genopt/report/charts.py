@@ -36,6 +36,12 @@ def name_of(setting: Setting) -> str:
     return "baseline" if setting.number is None else f"#{setting.number}"
 
 
+def called(setting: Setting) -> str:
+    """The same with its part in the verdict."""
+    name = name_of(setting)
+    return f"{name} ({setting.role})" if setting.role in ("winner", "baseline") and name != setting.role else name
+
+
 def kind_of(setting: Setting) -> str:
     """The class of its mark."""
     if setting.role in ("baseline", "winner"):

@@ -48,13 +48,13 @@ def markdown_report(material: Material, facts: Facts | None = None) -> str:
         chosen = [s for s in facts.settings if s.key in facts.front]
         parts += ["## Front", table(
             ("trial", *map(code, facts.metrics), "settings"),
-            [(charts.name_of(s), *(charts.gain_text(v).replace("+", "") for v in s.values), code(brief(s.params)))
+            [(charts.called(s), *(charts.gain_text(v).replace("+", "") for v in s.values), code(brief(s.params)))
              for s in chosen],
         )]  # fmt: skip
     shown = facts.settings[:MOST]
     parts += ["## Configurations", table(
         ("trial", "score", "gain over the baseline", "examples", "good for", "settings"),
-        [(charts.name_of(s), number(s.score), charts.gain_text(s.gain), f"{s.examples}", f"{s.good} of {s.units}",
+        [(charts.called(s), number(s.score), charts.gain_text(s.gain), f"{s.examples}", f"{s.good} of {s.units}",
           code(brief(s.params))) for s in shown],
     )]  # fmt: skip
     if len(facts.settings) > MOST:

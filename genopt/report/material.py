@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from genopt.archive import Archive
 from genopt.observations import paired_table
+from genopt.stats import TIE
 from genopt.store import Store
 from genopt.types import Example
 
@@ -41,10 +42,15 @@ def collect(archive: Archive) -> Material:
 def gain_table(material: Material) -> pandas.DataFrame:
     """Configurations against the examples of the tune split: utility minus the baseline's on the same example."""
     table = paired_table(material.frame)
-    return table - table.loc[material.archive.baseline["key"]]
+    return untied(table - table.loc[material.archive.baseline["key"]])
 
 
 def by_unit(table: pandas.DataFrame, units: Mapping[str, str]) -> pandas.DataFrame:
     """The same with examples of one group as one column, their mean; in the order of the first example."""
     named = [units.get(str(name), str(name)) for name in table.columns]
-    return table.T.groupby(named, sort=False).mean().T
+    return untied(table.T.groupby(named, sort=False).mean().T)
+
+
+def untied(table: pandas.DataFrame) -> pandas.DataFrame:
+    """Differences, those that are rounding made 0."""
+    return table.mask(table.abs() <= TIE, 0.0)

@@ -59,7 +59,7 @@ def html_report(material: Material, facts: Facts | None = None) -> str:
             commands=commands(facts),
             data_json=_script_json(_data(material, facts, maps)),
             number=number,
-            name_of=charts.name_of,
+            called=charts.called,
             gain_text=charts.gain_text,
             brief=brief,
         )
@@ -138,7 +138,7 @@ def _data(material: Material, facts: Facts, maps: Sequence[heatmap.Sheet]) -> di
             {"id": e.id, "fields": _fields(e, facts), "references": [_short(text) for text in e.references]}
             for e in tune
         ],
-        "settings": {s.key: {"name": _called(s), "params": brief(s.params)} for s in facts.settings},
+        "settings": {s.key: {"name": charts.called(s), "params": brief(s.params)} for s in facts.settings},
         "sheets": [
             {
                 "rows": [setting.key for setting in sheet.settings],
@@ -169,11 +169,6 @@ def _texts(material: Material, chosen: Sequence[Setting], place: Mapping[str, in
     for key, name, text in first[["config_key", "example_id", "text"]].itertuples(index=False):
         found[key][place[name]] = (_short(text, width), *worth[key, name])
     return found
-
-
-def _called(setting: Setting) -> str:
-    name = charts.name_of(setting)
-    return f"{name} ({setting.role})" if setting.role in ("winner", "baseline") and name != setting.role else name
 
 
 def _fields(example: Example, facts: Facts) -> list[tuple[str, str]]:

@@ -14,7 +14,7 @@ from genopt.observations import paired_table
 from genopt.report import sentence
 from genopt.report.facts import Change, Cost, Estimate, Facts, HeldOut, ScorerFacts, Setting
 from genopt.report.importance import importances, interaction
-from genopt.report.material import Material, by_unit
+from genopt.report.material import Material, by_unit, gain_table
 from genopt.stats import PairedResult, interval, mean_se, paired
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ def _settings(material: Material) -> tuple[Setting, ...]:
         return ()
     utility, units = paired_table(frame), material.units("tune")
     base = utility.loc[archive.baseline["key"]]
-    shared = by_unit(utility - base, units)
+    shared = by_unit(gain_table(material), units)
     groups = [units.get(str(name), str(name)) for name in utility.columns]
     roles = frame.drop_duplicates("config_key").set_index("config_key")["role"]
     metrics = [paired_table(frame, value=f"metric.{o.metric}") for o in goal.objectives] if goal.several else []
