@@ -17,10 +17,10 @@ from genopt.export import WRITERS, export, notes, settings
 from genopt.export.settings import Settings
 from genopt.export.targets import TARGETS
 from genopt.prompt import Front
-from genopt.types import Message
+from genopt.types import BackendInfo, Domain, Message
 from tests.commands import Shell
 from tests.studies import run
-from tests.toy import study
+from tests.toy import ToyBackend, study
 
 PARAMS: dict[str, Any] = {
     "temperature": 0.35,
@@ -348,6 +348,28 @@ def test_without_an_improvement_the_best_is_the_baseline(tmp_path: Path) -> None
     flat = study(tmp_path, backend={"kind": "tests.toy:ToyBackend", "model": "toy", "options": {"flat": True}})
     assert run(flat, tmp_path).decided().verdict != "improved"
     assert settings(load(f"sqlite:///{tmp_path / 'toy.db'}#toy")).title == "toy, the baseline"
+
+
+class TwoModels(ToyBackend):
+    """Two models of which the better one is not the study's; requests carry stop strings."""
+
+    async def open(self) -> BackendInfo:
+        info = await super().open()
+        params = {**info.params, "stop": Domain("strings", "ends")}
+        return replace(info, identity={"engine": "ollama"}, params=params, defaults={**info.defaults, "stop": ("<e>",)})
+
+
+@pytest.mark.parametrize("baseline", [{}, {"stop": ["<e>"]}])
+def test_another_model_keeps_the_stop_strings_of_its_own(tmp_path: Path, baseline: dict[str, Any]) -> None:
+    options = {"models": {"toy": 0.0, "better": 0.5}}
+    table = study(tmp_path, baseline=baseline, space={"model": {"choices": ["toy", "better"]}})
+    table["backend"] = {"kind": "tests.test_export:TwoModels", "model": "toy", "options": options}
+    assert run(table, tmp_path).decided().verdict == "improved"
+    found = settings(load(f"sqlite:///{tmp_path / 'toy.db'}#toy"))
+    assert found.model == "better" and "model" not in found.params
+    assert found.params.get("stop") == baseline.get("stop")  # what the user wrote down is sent to every model
+    told = "stop: the model's own stop strings in Ollama (ollama show) do not go along. Add them"
+    assert (told in notes(found, "vllm")) == (not baseline) and told not in notes(found, "ollama")
 
 
 # --- the command

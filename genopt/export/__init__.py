@@ -53,6 +53,8 @@ def notes(found: Settings, target: str, *, created: bool = False) -> tuple[str, 
 def _own_notes(found: Settings, params: Mapping[str, Any], target: str, created: bool) -> Iterator[str]:
     """What is peculiar to a target."""
     stop = params.get("stop") or ()
+    if found.engine == "ollama" != target and "stop" not in params:
+        yield "stop: the model's own stop strings in Ollama (ollama show) do not go along. Add them"
     if target == "ollama":
         if found.engine != "ollama" and not found.renamed:
             yield f"FROM {found.model}: the model as {found.engine} names it. Give its name in Ollama with --model"

@@ -66,6 +66,10 @@ def settings(archive: Archive, which: str = "best", *, model: str | None = None)
     switches = frozenset(_switches(archive.description["space"]))
     variables = {n: v for n, v in {**before, **own}.items() if n not in sent and n not in switches}
     theirs = str(params.pop("model", None) or backend.model)
+    engine = str(archive.description["backend"].get("engine", backend.kind))
+    unsaid = "stop" not in archive.spec.get("baseline", {}) and params.get("stop") == before.get("stop")
+    if engine == "ollama" and theirs != backend.model and unsaid:
+        params.pop("stop", None)  # each model was asked with the stop strings of its own, which it brings along
     *sources, shots = archive.description["prompt"]
     turns = [dict(zip(("role", "content"), text.split("\n", 1), strict=True)) for text in sources]
     prompt = Prompt.from_parts(messages=turns, variables=variables.keys())
@@ -74,7 +78,7 @@ def settings(archive: Archive, which: str = "best", *, model: str | None = None)
     return Settings(
         title=f"{archive.name}, {name}",
         kind=backend.kind,
-        engine=str(archive.description["backend"].get("engine", backend.kind)),
+        engine=engine,
         model=theirs if model is None else model,
         options=backend.options,
         params=params,
