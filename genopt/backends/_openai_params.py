@@ -7,6 +7,7 @@ its OpenAI endpoints take too.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, Literal
 
 from genopt.types import Domain, ParamValue, Range
@@ -102,7 +103,13 @@ DIALECTS: Mapping[Dialect, Mapping[str, Domain]] = {
     "vllm": {**_OPENAI, **_LOCAL, **_VLLM},
     "llama.cpp": {**_OPENAI, **_LOCAL, **_LLAMA_CPP},
 }
-PARAMS: Mapping[str, Domain] = {**_OPENAI, **_LOCAL, **_VLLM, **_LLAMA_CPP}
+PARAMS: Mapping[str, Domain] = {
+    **_OPENAI,
+    **{
+        name: replace(domain, doc=f"{domain.doc} ({', '.join(d for d, known in DIALECTS.items() if name in known)})")
+        for name, domain in {**_LOCAL, **_VLLM, **_LLAMA_CPP}.items()
+    },
+}
 
 MAX_TOKENS = 256  # where nothing else is said: no server of this protocol tells a default
 _AS_SHIPPED: Mapping[Dialect, Mapping[str, float | int]] = {

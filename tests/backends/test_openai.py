@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from genopt.backends.openai import OpenAIBackend
+from genopt.backends.openai import PARAMS, OpenAIBackend
 from genopt.errors import BackendError, SpecError
 from genopt.spec.read import make_study
 from genopt.testing import PROBES, BackendContract, Probe
@@ -186,6 +186,11 @@ def test_constraints_and_log_probabilities_by_dialect() -> None:
         raw = run(double, work, completions=True)[-1]
         assert raw.logprobs and raw.logprobs[0].top == {"a": -1.0}
         assert double.asked[-1]["prompt"] == "Be brief.Tell me about the dog."
+
+
+def test_parameters_of_some_servers_say_which() -> None:
+    assert "llama.cpp" not in PARAMS["temperature"].doc
+    assert PARAMS["min_p"].doc.endswith("(vllm, llama.cpp)") and PARAMS["min_tokens"].doc.endswith("(vllm)")
 
 
 def test_images_travel_as_data(double: Double, tmp_path: Path) -> None:
