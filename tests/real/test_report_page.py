@@ -175,3 +175,14 @@ def test_nothing_that_a_model_or_a_row_says_is_obeyed(browser: Browser, attacked
     assert page.evaluate("getComputedStyle(document.body).display") == "block"
     assert page.requests == [url] and page.problems == []
     assert hostile.MARKUP in page.evaluate("document.querySelector('#cell-0 .output').textContent")
+
+
+def test_on_paper_everything_is_open_and_fits(browser: Browser, finished: Archive, tmp_path: Path) -> None:
+    page = browser.open(written(finished, tmp_path), width=760, height=1000)
+    assert page.evaluate("[...document.querySelectorAll('details')].every((each) => each.open)") is False
+    assert page.call("Page.printToPDF")["data"]
+    assert page.evaluate("[...document.querySelectorAll('details')].every((each) => each.open)") is True
+    page.call("Emulation.setEmulatedMedia", media="print")
+    widths = page.evaluate("[...document.querySelectorAll('.chart')].map((c) => c.scrollWidth - c.clientWidth)")
+    assert widths and max(widths) <= 0, "a chart is cut off"
+    assert page.evaluate("getComputedStyle(document.getElementById('copy')).display") == "none"
