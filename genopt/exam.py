@@ -1,7 +1,8 @@
 """Owns the exam of a judge: texts whose order is known are graded, and what the grades show.
 
 Each line of it is a test. Those on grades ask the judge to show a property on the rows of the study: one that lacks it
-passes a line with probability 1 % at most, and one whose true value is `sure` or better fails it as rarely.
+passes a line with probability 1 % at most, and one whose true value is `sure` or better fails it as rarely. The one on
+replies errs the other way: a judge within the limit fails it with probability 1 % at most.
 """
 
 from __future__ import annotations
@@ -261,7 +262,7 @@ def exam_text(exam: Exam) -> str:
         "",
         f"{exam.rows} rows, {exam.calls} requests. Asked again, a grade moves by {exam.noise:.3f} (standard deviation);"
         f" a hundred words that say nothing are graded {exam.per_hundred_words:+.3f}.",
-        f"A judge that lacks a property passes its line with probability {LEVEL:g} at most; one whose true value is"
-        " where it says sure fails it as rarely.",
+        f"A judge without a property passes its line with probability {LEVEL:g} at most, and one whose true value lies"
+        " beyond `sure` fails it as rarely; so does one that is within the limit of the last line.",
     ]
     return safe("\n".join(lines))
