@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from itertools import islice
 from typing import Any
 
@@ -71,6 +72,7 @@ async def prepare(spec: StudySpec, *, tell: Callable[[str], None] = lambda text:
         info = await backend.open()
         space = space if space.dimensions else default_space(info.params)
         names_are_known(spec, prompt, space, info, fields)
+        info = _one_model(info, spec, space)
         engine_can(spec, dataset.examples, output, info)
         today = _today(spec, space, info, fields)
         models = await _models(backend, space, today)
@@ -201,6 +203,14 @@ def _today(spec: StudySpec, space: SearchSpace, info: BackendInfo, fields: froze
         plain = tuple(value) if isinstance(value, list) else value
         today[name] = info.params[name].coerce(plain) if name in info.params else plain
     return today
+
+
+def _one_model(info: BackendInfo, spec: StudySpec, space: SearchSpace) -> BackendInfo:
+    """The engine without its parameter `model`, where a study has only one and so no trial need name it."""
+    if "model" in space.names() or "model" in spec.baseline:
+        return info
+    params = {name: domain for name, domain in info.params.items() if name != "model"}
+    return replace(info, params=params, defaults={name: info.defaults[name] for name in params})
 
 
 async def _models(

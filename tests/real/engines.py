@@ -6,9 +6,11 @@ has an environment to itself), GENOPT_OLLAMA the folder of the `ollama` program.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import time
@@ -16,7 +18,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -76,13 +78,54 @@ def ollama_program() -> Path | None:
     return Path(program) if program else None
 
 
-@dataclass(frozen=True)
+@dataclass
 class Ollama:
-    """A running server with a model store of its own."""
+    """A server with a model store of its own, in a process group of its own."""
 
     program: Path
     address: str
     environment: dict[str, str]
+    log: Path
+    process: subprocess.Popen[bytes] | None = None
+    _groups: list[int] = field(default_factory=list)
+
+    def start(self) -> None:
+        """Start serving and wait until it answers. Raises RuntimeError with its log when it does not."""
+        command = [str(self.program), "serve"]
+        with self.log.open("ab") as output:
+            self.process = subprocess.Popen(
+                command, env=self.environment, stdin=subprocess.DEVNULL, stdout=output, stderr=output,
+                start_new_session=True,
+            )  # fmt: skip
+        self._groups.append(self.process.pid)
+        _wait(self.process, self.address, self.log)
+
+    def kill(self) -> None:
+        """kill -9 of the server; the runner of its model goes on without it."""
+        assert self.process is not None
+        self.process.kill()
+        self.process.wait()
+
+    def kill_runners(self) -> None:
+        """kill -9 of every process that runs a model for this server."""
+        assert self.process is not None
+        for process in Path("/proc").glob("[0-9]*"):
+            pid = int(process.name)
+            with contextlib.suppress(OSError):
+                if pid != self.process.pid and os.getpgid(pid) == self.process.pid:
+                    os.kill(pid, signal.SIGKILL)
+
+    def stop(self) -> None:
+        """End the server and its runners."""
+        if self.process is not None:
+            self.process.terminate()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self.process.wait(timeout=20)
+        for group in self._groups:  # the runners of a server that was killed too
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(group, signal.SIGKILL)
+        if self.process is not None:
+            self.process.wait()
 
     def create(self, name: str, folder: Path) -> None:
         """`ollama create` from the Modelfile in a folder."""
@@ -108,27 +151,18 @@ class Ollama:
 
 
 @contextmanager
-def ollama_server(program: Path, folder: Path) -> Iterator[Ollama]:
-    """A server on a free port that keeps everything in `folder`. It has ended, runners and all, when the block has."""
+def ollama_server(program: Path, folder: Path, **settings: str) -> Iterator[Ollama]:
+    """A server on a free port that keeps everything in `folder`; `settings` are variables of its environment. It has
+    ended, runners and all, when the block has."""
     host = f"127.0.0.1:{_free_port()}"
     environment = {name: value for name, value in os.environ.items() if not name.startswith("OLLAMA_")}
-    environment |= {"OLLAMA_HOST": host, "OLLAMA_MODELS": str(folder / "models"), "HOME": str(folder)}
-    log = folder / "serve.log"
-    with log.open("wb") as output:
-        server = subprocess.Popen(
-            [str(program), "serve"], env=environment, stdin=subprocess.DEVNULL, stdout=output, stderr=output
-        )
-        try:
-            ollama = Ollama(program, f"http://{host}", environment)
-            _wait(server, ollama.address, log)
-            yield ollama
-        finally:
-            server.terminate()  # it ends its runners itself
-            try:
-                server.wait(timeout=20)
-            except subprocess.TimeoutExpired:
-                server.kill()
-                server.wait()
+    environment |= {"OLLAMA_HOST": host, "OLLAMA_MODELS": str(folder / "models"), "HOME": str(folder)} | settings
+    ollama = Ollama(program, f"http://{host}", environment, folder / "serve.log")
+    try:
+        ollama.start()
+        yield ollama
+    finally:
+        ollama.stop()
 
 
 _direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # a proxy knows nothing of this machine's ports
