@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+import httpx
 import pytest
 
 from genopt.backends.openai import OpenAIBackend
@@ -80,6 +82,33 @@ def test_the_server_is_found_to_be_vllm(url: str) -> None:
     async def work(backend: OpenAIBackend, info: BackendInfo) -> None:
         assert info.identity["engine"] == "vllm" and info.identity["version"] and info.context == 1024
         assert await backend.models(["quick"]) == {"quick": {"digest": str(MODEL)}}
+
+    with_engine(url, work)
+
+
+@NEEDED
+def test_cancelling_ends_the_work_at_the_server(url: str) -> None:
+    def running() -> int:
+        reply = httpx.get(url.removesuffix("/v1") + "/metrics", trust_env=False, timeout=30)
+        return sum(
+            round(float(n)) for n in re.findall(r"^vllm:num_requests_running\{.*\} (\S+)$", reply.text, re.MULTILINE)
+        )
+
+    async def until(count: int) -> None:
+        while await asyncio.to_thread(running) != count:
+            await asyncio.sleep(0.02)
+
+    async def work(backend: OpenAIBackend, info: BackendInfo) -> None:
+        params = {**info.defaults, "max_tokens": 900, "min_tokens": 900}
+        requests = [Request((Message("user", f"Walk {n}"),), params, n, "e") for n in range(20)]
+        tasks = [asyncio.ensure_future(backend.generate(request)) for request in requests]
+        await until(20)
+        for task in tasks[:15]:
+            task.cancel()
+        await until(5)
+        assert not any(task.done() for task in tasks[15:]), "the places were free before the others had finished"
+        done = await asyncio.gather(*tasks, return_exceptions=True)
+        assert [type(each).__name__ for each in done] == ["CancelledError"] * 15 + ["Generation"] * 5
 
     with_engine(url, work)
 
