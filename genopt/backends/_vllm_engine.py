@@ -101,8 +101,9 @@ class Engine:
             raise BackendError(f"vLLM refuses the request: {error}") from error
         return None
 
-    def step(self) -> list[tuple[str, Generation]]:
-        """One step for everything that runs; the texts that it finished. Any error means that the engine is broken."""
+    def step(self) -> list[tuple[str, Generation | BackendError]]:
+        """One step for everything that runs; the texts that it finished, and requests that vLLM gave up. An exception
+        means that the engine is broken."""
         return [(output.request_id, _generation(output)) for output in self._llm.step() if output.finished]
 
     def abort(self, names: Sequence[str]) -> None:
@@ -198,11 +199,11 @@ def _content(message: Message) -> Any:
     return [*parts, {"type": "text", "text": message.content}]
 
 
-def _generation(output: Any) -> Generation:
-    """A finished request. Raises RuntimeError for one that the engine gave up."""
+def _generation(output: Any) -> Generation | BackendError:
+    """A finished request."""
     (made,) = output.outputs
-    if made.finish_reason not in _FINISH:
-        raise RuntimeError(f"the engine ended a request with {made.finish_reason!r}")
+    if made.finish_reason not in _FINISH:  # e.g. a grammar that cannot be compiled
+        return BackendError(f"vLLM gave the request up: it ended with {made.finish_reason!r}")
     ids = list(made.token_ids)
     metrics = output.metrics
     first = metrics.first_token_latency if metrics is not None and metrics.first_token_latency > 0 else None

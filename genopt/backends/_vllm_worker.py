@@ -43,7 +43,7 @@ class Running(Protocol):
     @property
     def counters(self) -> Counting: ...
     def add(self, name: str, request: Request) -> Generation | None: ...
-    def step(self) -> list[tuple[str, Generation]]: ...
+    def step(self) -> list[tuple[str, Generation | BackendError]]: ...
     def abort(self, names: Sequence[str]) -> None: ...
     def close(self) -> None: ...
 
@@ -200,12 +200,15 @@ class Worker:
                 if done is not None:
                     self._finish(job.name, done)
 
-    def _finish(self, name: str, done: Generation) -> None:
+    def _finish(self, name: str, done: Generation | BackendError) -> None:
         job = self._inside.pop(name, None)
         if job is None:
             return  # cancelled meanwhile
         self._deaths = 0
         self._limit = min(self._limit + 1, self._most())
+        if isinstance(done, BackendError):
+            _fail([job], done)
+            return
         first = done.first_token_seconds
         done = replace(
             done,

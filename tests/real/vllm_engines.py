@@ -2,23 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from pathlib import Path
 from typing import Any
-
-import pytest
 
 from genopt.backends.vllm import PARAMS, VllmBackend
 from genopt.types import Generation, Message, Request
 from tests import tiny_models
 
 OPTIONS: Mapping[str, Any] = {"dtype": "float32", "kv_cache_memory_bytes": 2**27}
-
-
-def require_vllm() -> None:
-    """Skip the file where this Python has no vLLM."""
-    pytest.importorskip("vllm", reason="needs vLLM in this environment", exc_type=ImportError)
 
 
 def make_model(folder: Path, **changes: Any) -> Path:
@@ -52,15 +46,55 @@ def make_adapter(folder: Path, *, hidden: int = 128, layers: int = 2, rank: int 
     return folder
 
 
-def backend(model: Path, **options: Any) -> VllmBackend:
+def make_backend(model: Path, **options: Any) -> VllmBackend:
     return VllmBackend(model=str(model), options={**OPTIONS, **options})
 
 
 def make_request(text: str | Sequence[Message], *, seed: int = 1, **params: Any) -> Request:
     messages = (Message("user", text),) if isinstance(text, str) else tuple(text)
-    neutral = {name: domain.neutral[0] for name, domain in PARAMS.items() if domain.neutral and name != "lora"}
-    return Request(messages, {**neutral, "max_tokens": 24, **params}, seed, "example")
+    off = {n: d.neutral[0] for n, d in PARAMS.items() if d.neutral and n not in ("lora", "model")}
+    return Request(messages, {**off, "max_tokens": 24, **params}, seed, "example")
 
 
 def outcome(done: Generation) -> tuple[str, str, int, int]:
     return done.text, done.finish, done.prompt_tokens, done.completion_tokens
+
+
+class Shared:
+    """One engine for many tests: opened by the first that needs it, and again by the one after it was closed."""
+
+    def __init__(self, model: Path, **options: Any) -> None:
+        self.model, self.backend = model, make_backend(model, **options)
+        self.told: list[str] = []
+        self.backend.tell = self.told.append
+
+    def run(self, scenario: Callable[[VllmBackend], Coroutine[Any, Any, Any]]) -> Any:
+        """What the scenario returns; the engine stays."""
+
+        async def session() -> Any:
+            await self.backend.open()
+            return await scenario(self.backend)
+
+        return asyncio.run(session())
+
+    def generate(self, requests: Sequence[Request]) -> list[Generation]:
+        """All requests at once."""
+
+        async def scenario(backend: VllmBackend) -> list[Generation]:
+            return list(await asyncio.gather(*(backend.generate(request) for request in requests)))
+
+        done: list[Generation] = self.run(scenario)
+        return done
+
+    def close(self) -> None:
+        asyncio.run(self.backend.aclose())
+
+
+class LoggedBackend(VllmBackend):
+    """The engine of studies that are killed: every request is a line of log.jsonl in the study's folder."""
+
+    async def generate(self, request: Request) -> Generation:
+        line = [json.dumps(dict(request.params), sort_keys=True), request.example_id, request.sample, request.phase]
+        with open("log.jsonl", "a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
+        return await super().generate(request)
