@@ -90,9 +90,9 @@ class BackendSpec(Table):
     """The engine that generates."""
 
     kind: str = "transformers"
-    """transformers, or your own "module:Class"."""
+    """ollama, vllm, openai, transformers, or your own "module:Class"."""
     model: str
-    """Folder (from the study file's folder) or hub id."""
+    """The model's name in the server, or a folder (from the study file's folder) or hub id."""
     concurrency: Annotated[int, Field(ge=1)] | Literal["auto"] = "auto"
     """Requests in flight; auto = what the engine says."""
     options: dict[str, Any] = {}
