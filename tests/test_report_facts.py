@@ -154,6 +154,9 @@ def test_the_heat_map(facts: Facts, exported: pandas.DataFrame, material: Materi
         paired = (means[setting.key] - means[base]).dropna()
         expected = paired.groupby(units.reindex(paired.index)).mean().reindex(list(sheet.columns))
         assert row == pytest.approx(expected.to_numpy(), abs=1e-12, nan_ok=True)
+    complete = [s.role != "baseline" and not s.stopped_early for s in sheet.settings]
+    liked = np.nanmean(sheet.gains[complete], axis=0)
+    assert list(liked) == sorted(liked, reverse=True), "the columns go from what gains most to what loses most"
     best = max((s for s in facts.settings if s.role != "baseline" and not s.stopped_early), key=lambda s: s.good)
     assert f"good for {best.good} of {best.units} {sheet.noun}" in answer(sheet)
 
