@@ -67,20 +67,20 @@ class Asker:
     async def find_mode(self, wanted: str, question: Callable[[str], Sequence[Message]], scale: Scale) -> None:
         """Take the first mode whose reply to `question(instruction)` can be read. Raises SpecError when there is none,
         BackendError when the engine is away."""
-        why = ""
+        tried: list[str] = []
         for mode in ways(self.info, wanted, name=self.name):
             self.mode = mode
             try:
                 read(mode, scale, await self._send(self.request(question(instruction(mode, scale)), scale)))
                 return
             except Unreadable as error:
-                why = str(error)
+                tried.append(f"{mode}: {error}")
             except BackendError as error:
                 if error.retryable:
                     raise
-                why = str(error)  # an engine may refuse what it said it has
+                tried.append(f"{mode}: {error}")  # an engine may refuse what it said it has
         raise SpecError(
-            f"scorers.{self.name}: the judge gives no grade that can be read: {why}",
+            f"scorers.{self.name}: the judge gives no grade that can be read. {'; '.join(tried)}",
             hint="choose a model that follows instructions, or an engine with log probabilities or structured outputs",
         )
 

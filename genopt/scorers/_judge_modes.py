@@ -24,7 +24,7 @@ Scale = Mapping[str, float]
 CHOICES, LOGPROBS, JSON, REGEX, SAMPLES = "logprobs of choices", "logprobs", "json", "regex", "samples"
 LEAST_MASS = 0.5  # of the probability at the grade's place that has to lie on the labels
 ALTERNATIVES = 20  # of a token: what engines tell at most
-REASON = 300  # characters of a reason; a reply that has to be cut is a reply that cannot be read
+REASON = 200  # characters of a reason; a reply that has to be cut is a reply that cannot be read
 HOT = 0.7  # the temperature of replies that are averaged
 WARM = 0.3  # that of a reply that is asked for again
 
