@@ -17,6 +17,8 @@ T = TypeVar("T")
 SET = click.option(
     "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a key, e.g. --set budget.trials=10."
 )
+PULL = click.option("--pull", is_flag=True, help="Have Ollama pull the models that its server lacks.")
+PULLED = "backend.options.pull=true"
 STUDY_FILE = click.argument("study", metavar="STUDY.toml", type=click.Path(path_type=Path))
 
 
@@ -67,6 +69,7 @@ def run_until_signal(work: Coroutine[Any, Any, T]) -> T:
 @click.command()
 @click.argument("study", metavar="[STUDY.toml]", type=click.Path(path_type=Path), required=False)
 @SET
+@PULL
 @click.option("--json", "as_json", is_flag=True, help="Print the verdict as JSON.")
 @click.option("--fork", metavar="NAME", help="Go on in a new study that reuses what still holds of this one.")
 @click.option("--quiet", "-q", is_flag=True, help="No progress, only the result.")
@@ -81,6 +84,7 @@ def run_until_signal(work: Coroutine[Any, Any, T]) -> T:
 def optimize(
     study: Path | None,
     overrides: tuple[str, ...],
+    pull: bool,
     as_json: bool,
     fork: str | None,
     quiet: bool,
@@ -98,7 +102,7 @@ def optimize(
     command goes on with it.
 
     \b
-    genopt optimize --model llama3.2 --data questions.jsonl
+    genopt optimize --model llama3.2 --data questions.jsonl --pull
     genopt optimize study.toml
     genopt optimize study.toml --set budget.trials=200      search on
     genopt optimize study.toml --json > verdict.json
@@ -118,7 +122,7 @@ def optimize(
         overrides = (*([f"budget.trials={trials}"] if trials else []), *overrides)
     elif given := [f"--{n}" for n, v in {"model": model, "data": data, "trials": trials, **described}.items() if v]:
         raise click.UsageError(f"{', '.join(given)}: only without a study file. Change {study}, or use --set KEY=VALUE")
-    spec = read_study(study, overrides=overrides)
+    spec = read_study(study, overrides=(*overrides, *[PULLED] * pull))
     console = Console(sys.stderr, quiet=quiet)
     try:
         with console:
@@ -141,8 +145,9 @@ def optimize(
 @click.command()
 @STUDY_FILE
 @SET
+@PULL
 @click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
-def check(study: Path, overrides: tuple[str, ...], as_json: bool) -> int:
+def check(study: Path, overrides: tuple[str, ...], pull: bool, as_json: bool) -> int:
     """Read everything, answer two rows, and show the bill.
 
     Every mistake in the study file, the data and the prompt is told at once; then the engine is opened, every name in
@@ -157,7 +162,7 @@ def check(study: Path, overrides: tuple[str, ...], as_json: bool) -> int:
     from genopt.spec.read import read_study
 
     try:
-        checked = run_until_signal(check_async(read_study(study, overrides=overrides), tell=_say))
+        checked = run_until_signal(check_async(read_study(study, overrides=(*overrides, *[PULLED] * pull)), tell=_say))
     except Stopped as stopped:
         return stopped.code
     click.echo(json.dumps(check_json(checked), ensure_ascii=False, indent=2) if as_json else check_text(checked))
