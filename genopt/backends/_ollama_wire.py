@@ -181,6 +181,18 @@ def may_pass(status: int, reply: Any) -> bool:
     return status in (429, 502, 503, 504) or (status == 500 and not _NEVER.search(in_words(reply)))
 
 
+def advice(refused: Refused, model: str) -> str:
+    """What a person can do about a refusal."""
+    words = in_words(refused.reply)
+    if refused.status == 404:
+        return f"get it with: ollama pull {model}"
+    if refused.status == 503:
+        return "lower backend.concurrency, or give the server a longer queue (OLLAMA_MAX_QUEUE)"
+    if refused.status == 500 and not _NEVER.search(words):
+        return "the server's log says why; with a smaller backend.options.num_ctx a model needs less memory"
+    return ""
+
+
 def _token(told: Mapping[str, Any]) -> TokenLogprob:
     top: dict[str, float] = {}
     for other in told.get("top_logprobs") or ():  # tokens that are written alike (parts of a character) add up

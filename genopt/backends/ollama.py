@@ -31,7 +31,7 @@ from genopt.backends._ollama_params import (
     version_of,
 )
 from genopt.backends._ollama_server import Loaded, Model, loaded, models_of, server_version
-from genopt.backends._ollama_wire import Reply, Wire, is_empty, may_pass, too_long
+from genopt.backends._ollama_wire import Reply, Wire, advice, is_empty, may_pass, too_long
 from genopt.errors import BackendError, SpecError
 from genopt.spec.read import hint
 from genopt.types import BackendInfo, Generation, Message, Params, ParamValue, Request
@@ -119,6 +119,7 @@ class OllamaBackend:
         except Refused as refused:
             if why := too_long(refused, ready.loaded.context):
                 return Generation("", "error", 0, 0, 0.0, None, why)
+            refused.hint = advice(refused, ready.model.name)
             raise
         seconds = time.perf_counter() - began
         return reply.generation(
@@ -176,7 +177,7 @@ class OllamaBackend:
                 async for line in lines:
                     reply.add(line)
         except Refused as refused:
-            raise BackendError(f"{model.name} cannot be used: {refused}", hint=refused.hint) from None
+            raise BackendError(f"{model.name} cannot be used: {refused}", hint=advice(refused, model.name)) from None
         state = await loaded(server, model)
         context = state.context or self._options.runner.get("num_ctx") or model.own.num_ctx
         if context and model.trained_context:

@@ -485,6 +485,25 @@ def test_a_server_that_is_restarted_is_waited_for(monkeypatch: pytest.MonkeyPatc
     assert told[-1].endswith("answers again; going on")
 
 
+@pytest.mark.parametrize(
+    ("status", "error", "hint"),
+    [
+        (404, "model 'tiny' not found", "get it with: ollama pull tiny"),
+        (503, BUSY, "lower backend.concurrency, or give the server a longer queue (OLLAMA_MAX_QUEUE)"),
+        (500, "out of memory", "the server's log says why; with a smaller backend.options.num_ctx"),
+        (500, 'option "top_k" must be of type integer', ""),
+    ],
+)
+def test_a_refusal_says_what_to_do(status: int, error: str, hint: str) -> None:
+    async def scenario(server: Double, backend: OllamaBackend, info: BackendInfo) -> None:
+        server.faults = [Reply(status, error)] * 40
+        with pytest.raises(BackendError) as caught:
+            await backend.generate(ask(info))
+        assert caught.value.hint.startswith(hint) and bool(caught.value.hint) == bool(hint)
+
+    run(scenario, patience=0.01)
+
+
 def test_cancelling_stops_the_text() -> None:
     async def scenario(server: Double, backend: OllamaBackend, info: BackendInfo) -> None:
         server.faults = [Reply(lines=(piece("a"),), end="hang")]
