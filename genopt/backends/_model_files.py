@@ -42,9 +42,10 @@ def weight_files(folder: Path) -> list[Path]:
 
 
 def loading(name: str) -> str:
-    """What to tell people while this model is loaded; nothing where it takes no time."""
-    folder = Path(name).expanduser()
-    if not folder.is_dir():
+    """What to tell people while this model is loaded; nothing where it takes no time. Raises SpecError for a path that
+    holds no model."""
+    folder = model_folder(name)
+    if folder is None:
         return f"loading {name} from the hub or its copy here"
     size = sum(path.stat().st_size for path in weight_files(folder))
     return f"loading {name} ({size / 1e9:.1f} GB)" if size >= _WORTH_TELLING else ""
