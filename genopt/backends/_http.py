@@ -102,16 +102,16 @@ class Server:
             await client.aclose()
 
     async def _values(self, reply: httpx.Response) -> AsyncGenerator[Any]:
-        events = reply.headers.get("content-type", "").startswith("text/event-stream")
+        events, rest = reply.headers.get("content-type", "").startswith("text/event-stream"), b""
         try:
-            async for line in reply.aiter_lines():
-                if events:
-                    kind, _, line = line.partition(":")
-                    if kind != "data" or line.strip() == "[DONE]":
-                        continue
-                if line.strip():
-                    yield json.loads(line)
-        except (httpx.TransportError, json.JSONDecodeError) as error:
+            async for part in reply.aiter_bytes():
+                *lines, rest = (rest + part).split(b"\n")  # at no other line break: those may stand inside a text
+                for line in lines:
+                    if value := _payload(line, events):
+                        yield json.loads(value)
+            if value := _payload(rest, events):
+                yield json.loads(value)
+        except (httpx.RequestError, ValueError) as error:  # ValueError: no JSON, no UTF-8
             raise self._error(f"{self.where}: the reply broke off ({reason(error)})", retryable=True) from error
 
     @asynccontextmanager
@@ -286,6 +286,14 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
     if below is not None:
         yield from _causes(below)
     yield error
+
+
+def _payload(line: bytes, event: bool) -> bytes:
+    """The JSON of a line, or of a line of an event stream; empty for one that holds none."""
+    if event:
+        kind, _, line = line.partition(b":")
+        line = line if kind == b"data" and line.strip() != b"[DONE]" else b""
+    return line.strip()
 
 
 def _parsed(text: str) -> Any:

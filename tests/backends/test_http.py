@@ -279,10 +279,10 @@ def test_lines_and_events_are_values_as_they_come() -> None:
         return found
 
     async def scenario(line: Line) -> None:
-        assert await read(line) == [{"n": 1}, {"n": "ü"}]
+        assert await read(line) == [{"n": 1}, {"n": "ü\x85\u2028"}]
         assert await read(line) == [{"n": 1}, {"n": 2}]
 
-    lines = chunks("application/x-ndjson", '{"n": 1}\n{"n"', ': "ü"}\n\n')
+    lines = chunks("application/x-ndjson", '{"n": 1}\n{"n"', ': "ü\x85\u2028"}\n\n')
     events = chunks("text/event-stream", ': hi\n\nevent: x\ndata: {"n": 1}\n\n', 'data:{"n": 2}\n\ndata: [DONE]\n\n')
     play([lines, events], scenario)
 
