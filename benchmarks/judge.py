@@ -1,8 +1,8 @@
 """python benchmarks/judge.py [ENGINE] [ROWS] [ROUNDS]: judging beside generation, against the engine alone.
 
 genopt answers rows and has the same engine judge each answer as soon as it is there: render, generate, judge, score.
-Every request that reaches the engine is written down. Then the engine alone is given the very same requests, as many at
-once, without waiting for anything: that is what it can do on this mix. Prompts are not cached between requests, or the
+Every request that reaches the engine is written down. Then the engine alone is given the very same requests, all of them
+at once: that is what it can do on this mix. Prompts are not cached between requests, or the
 second way would find what the first one left. The model is the quickstart's, which cannot judge: its grades mean
 nothing here, its tokens do.
 """
@@ -103,7 +103,7 @@ async def beside(plan: Plan, replicate: int) -> Pass:
 
 
 async def alone(plan: Plan) -> Pass:
-    """The same requests, given to the engine as fast as it takes them."""
+    """The same requests, all given to the engine at once."""
     engine: Any = plan.backend
     requests, engine.tokens = list(engine.requests), 0
 
@@ -111,7 +111,7 @@ async def alone(plan: Plan) -> Pass:
         return await engine.generate(requests[index])
 
     began, cpu = time.perf_counter(), time.process_time()
-    await run_trial(len(requests), ask, window=plan.concurrency)
+    await run_trial(len(requests), ask, window=len(requests))
     return Pass(len(requests), engine.tokens, time.perf_counter() - began, time.process_time() - cpu)
 
 
