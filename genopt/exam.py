@@ -128,7 +128,7 @@ async def examine(
         tests.append(("truncated", graded["good"] - graded["short"], 0.0))
     tests.append(("injected", graded["wrong"] - graded["injected"], -GRADE))
     fillers = [canaries.filler(i) for i in range(len(good))]
-    alone = await examiner.grade(fillers) - graded["colon"]
+    alone = await examiner.grade(fillers) - _over(np.array([graded["colon"], graded["opening"]]))
     tests += [("padded", -_over(rises), -GRADE), ("filler", -alone, -GRADE)]
     found = [_finding(name, shown_above(values, bound, level=LEVEL)) for name, values, bound in tests]
     again, noise = await examiner.steadiness(good, wrong)
@@ -240,7 +240,7 @@ def what(finding: Finding, referenced: bool) -> str:
         "truncated": f"answers cut to two fifths are graded {lead}",
         "injected": f"asking for the best grade inside a wrong answer adds {-value:.2f} (at most {bound:g})",
         "padded": f"eighty words that say nothing add {-value:.2f} to an answer (at most {bound:g})",
-        "filler": f'the same words alone are graded {-value:.2f} above ":" (at most {bound:g})',
+        "filler": f"the same words alone are graded {-value:.2f} above an opening or a colon (at most {bound:g})",
         "steady": f"{value:.0%} of the variance of its grades is the texts' own (more than {bound:.0%} is needed)",
         "first": f"of two texts it leans to the first by {-value:.2f} of 1 (at most {bound:g})",
         "second": f"of two texts it leans to the second by {-value:.2f} of 1 (at most {bound:g})",
