@@ -70,15 +70,19 @@ class Asker:
         tried: list[str] = []
         for mode in ways(self.info, wanted, name=self.name):
             self.mode = mode
-            try:
-                read(mode, scale, await self._send(self.request(question(instruction(mode, scale)), scale)))
-                return
-            except Unreadable as error:
-                tried.append(f"{mode}: {error}")
-            except BackendError as error:
-                if error.retryable:
-                    raise
-                tried.append(f"{mode}: {error}")  # an engine may refuse what it said it has
+            for attempt in range(1 + self.retries):  # as an answer has: one bad reply must not decide for good
+                request = self.request(question(instruction(mode, scale)), scale, seed=attempt, again=attempt > 0)
+                try:
+                    read(mode, scale, await self._send(request))
+                    return
+                except Unreadable as error:
+                    why = str(error)
+                except BackendError as error:
+                    if error.retryable:
+                        raise
+                    why = str(error)  # an engine may refuse what it said it has
+                    break
+            tried.append(f"{mode}: {why}")
         raise SpecError(
             f"scorers.{self.name}: the judge gives no grade that can be read. {'; '.join(tried)}",
             hint="choose a model that follows instructions, or an engine with log probabilities or structured outputs",
