@@ -24,7 +24,7 @@ Scale = Mapping[str, float]
 CHOICES, LOGPROBS, JSON, REGEX, SAMPLES = "logprobs of choices", "logprobs", "json", "regex", "samples"
 LEAST_MASS = 0.5  # of the probability at the grade's place that has to lie on the labels
 ALTERNATIVES = 20  # of a token: what engines tell at most
-REASON = 200  # characters of a reason; a reply that has to be cut is a reply that cannot be read
+REASON = 120  # characters of a reason; a reply that has to be cut is a reply that cannot be read
 HOT = 0.7  # the temperature of replies that are averaged
 WARM = 0.3  # that of a reply that is asked for again
 
@@ -92,7 +92,7 @@ def parameters(mode: str, info: BackendInfo, own: Mapping[str, ParamValue], *, a
     lengths = {CHOICES: 1, LOGPROBS: 8}
     chosen: dict[str, ParamValue] = {
         "temperature": HOT if mode == SAMPLES else WARM if again and mode != CHOICES else 0.0,
-        "max_tokens": lengths.get(mode, 2 * REASON),
+        "max_tokens": lengths.get(mode, 3 * REASON),
     }
     params |= {name: value for name, value in chosen.items() if name in params} | dict(own)
     return {name: value for name, value in params.items() if value is not None}
