@@ -4,7 +4,7 @@ The same requests go to the same server in turns: through genopt as a study make
 streamed, scored, stored as rows in SQLite) and through a bare loop over httpx that keeps nothing, once streamed and
 once not. Every round asks with another temperature, so that nothing is known. A ratio is taken within each round.
 
-GENOPT_OLLAMA names the folder of the ollama program; the model is the quickstart's. Options: --rounds, --rows.
+GENOPT_OLLAMA names the folder of the ollama program; the model is the quickstart's. Option: --rounds.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import math
 import statistics
 import sys
 import tempfile
@@ -33,10 +34,11 @@ from genopt.prepare import prepare  # noqa: E402
 from genopt.session import Session  # noqa: E402
 from genopt.spec.read import make_study  # noqa: E402
 from genopt.trial import Configuration, seed_of  # noqa: E402
+from genopt.types import Example  # noqa: E402
 from tests.real.engines import Ollama, ollama_program, ollama_server  # noqa: E402
 
 QUICKSTART = ROOT / "studies" / "quickstart"
-PARALLEL = 4
+PARALLEL, BLOCK, ROWS = 4, 8, 80  # a round is short, so that what else the machine does strikes all ways alike
 
 
 @dataclass(frozen=True)
@@ -64,7 +66,7 @@ async def timed(work: Callable[[], Awaitable[tuple[int, int]]]) -> Round:
     return Round(observations, tokens, time.perf_counter() - began, time.process_time() - cpu)
 
 
-def study(server: Ollama, folder: Path, rows: int, concurrency: int) -> Any:
+def study(server: Ollama, folder: Path, concurrency: int) -> Any:
     """The quickstart's task on the server."""
     table = tomllib.loads((QUICKSTART / "study.toml").read_text(encoding="utf-8"))
     table |= {"name": f"at-{concurrency}", "storage": f"sqlite:///{folder / 'study.db'}", "search": {}}
@@ -73,26 +75,32 @@ def study(server: Ollama, folder: Path, rows: int, concurrency: int) -> Any:
     table |= {"space": {"temperature": {"low": 0.1, "high": 1.5}}, "baseline": {"max_tokens": 64}}
     table |= {"objectives": [{"maximize": "facts"}]}
     table["scorers"] = {"facts": table["scorers"]["facts"]}
-    table["dataset"] |= {"limit": rows, "holdout": 0.2}
+    table["dataset"] |= {"limit": ROWS, "holdout": 0.2}
     return make_study(table, folder=QUICKSTART)
 
 
-async def through_genopt(session: Session, config: Configuration) -> tuple[int, int]:
-    """All tune rows under one configuration, stored."""
-    evaluation = await session.measure(config)
+async def through_genopt(session: Session, config: Configuration, examples: Sequence[Example]) -> tuple[int, int]:
+    """Examples under one configuration, stored."""
+    evaluation = await session.measure(config, examples=examples)
     await session.flush()
     written = sum(cell.metrics["completion_tokens"] for cell in evaluation.cells.values())
     return len(evaluation.cells), round(written)
 
 
 async def bare(
-    client: httpx.AsyncClient, session: Session, config: Configuration, concurrency: int, *, stream: bool
+    client: httpx.AsyncClient,
+    session: Session,
+    config: Configuration,
+    examples: Sequence[Example],
+    concurrency: int,
+    *,
+    stream: bool,
 ) -> tuple[int, int]:
     """The same requests from a loop that knows nothing else."""
     wire = {"max_tokens": "num_predict", "repetition_penalty": "repeat_penalty"}
     options = {wire.get(name, name): value for name, value in config.request.items() if name != "model"}
     options |= {"num_ctx": 512, "num_thread": 1}
-    waiting, written = list(session.plan.tune), 0
+    waiting, written = list(examples), 0
 
     async def lane() -> None:
         nonlocal written
@@ -109,27 +117,26 @@ async def bare(
             written += lines[-1]["eval_count"]
 
     await asyncio.gather(*(lane() for _ in range(concurrency)))
-    return len(session.plan.tune), written
+    return len(examples), written
 
 
-async def measure(server: Ollama, folder: Path, rows: int, rounds: int) -> dict[tuple[str, int], list[Round]]:
+async def measure(server: Ollama, folder: Path, rounds: int) -> dict[tuple[str, int], list[Round]]:
     """Every way at every concurrency, in turns."""
     found: dict[tuple[str, int], list[Round]] = {}
     sessions: dict[int, Session] = {}
     async with httpx.AsyncClient(base_url=server.address, trust_env=False, timeout=600) as client:
         try:
             for concurrency in (1, PARALLEL):
-                session = sessions[concurrency] = Session(
-                    await prepare(study(server, folder, rows, concurrency)), silence
-                )
+                session = sessions[concurrency] = Session(await prepare(study(server, folder, concurrency)), silence)
                 await session.open()
                 await session.start()
             for number in range(rounds + 1):
                 for concurrency, session in sessions.items():
                     config = session.plan.over_baseline({"temperature": 0.3 + number / 100})
-                    plain = partial(bare, client, session, config, concurrency)
+                    examples = session.plan.tune[(number % 8) * BLOCK :][:BLOCK]
+                    plain = partial(bare, client, session, config, examples, concurrency)
                     ways: dict[str, Callable[[], Awaitable[tuple[int, int]]]] = {
-                        "genopt": partial(through_genopt, session, config),
+                        "genopt": partial(through_genopt, session, config, examples),
                         "httpx, streamed": partial(plain, stream=True),
                         "httpx, not streamed": partial(plain, stream=False),
                     }
@@ -144,14 +151,15 @@ async def measure(server: Ollama, folder: Path, rows: int, rounds: int) -> dict[
 
 
 def spread(values: Sequence[float]) -> str:
-    """The median and the range."""
-    return f"{statistics.median(values):.2f} ({min(values):.2f} to {max(values):.2f})"
+    """The median with its 95 % interval (ranks of the binomial distribution, by the normal approximation)."""
+    ranked, half = sorted(values), 0.98 * math.sqrt(len(values))
+    low, high = math.floor(len(values) / 2 - half), math.ceil(len(values) / 2 + half)
+    return f"{statistics.median(values):.2f} ({ranked[max(0, low)]:.2f} to {ranked[min(len(values) - 1, high)]:.2f})"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
-    parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--rows", type=int, default=60)
+    parser.add_argument("--rounds", type=int, default=40)
     given = parser.parse_args()
     program = ollama_program()
     if program is None:
@@ -161,7 +169,7 @@ def main() -> None:
         ollama_server(program, Path(name), OLLAMA_NUM_PARALLEL=str(PARALLEL)) as server,
     ):
         server.create("walks", QUICKSTART / "model")
-        found = asyncio.run(measure(server, Path(name), given.rows, given.rounds))
+        found = asyncio.run(measure(server, Path(name), given.rounds))
     print("| way | at once | tokens/s | observations/s | CPU ms per observation | genopt's tokens/s over it |")
     print("|---|---|---|---|---|---|")
     for (way, concurrency), each in found.items():
