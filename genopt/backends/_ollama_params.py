@@ -126,6 +126,7 @@ def runner_of(version: Version, architecture: str, format: str) -> Runner:
 
 def ignored(version: Version, runner: Runner, architecture: str) -> dict[str, str]:
     """The parameters that this version's engine for the model takes and ignores, each with the reason."""
+    names: tuple[str, ...]
     if runner == "ollama-engine":
         three_live = (0, 17, 5) <= version < (0, 18)
         names = ("typical_p", "repeat_last_n") if three_live else ("typical_p", *_PENALTIES)
