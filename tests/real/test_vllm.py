@@ -7,10 +7,17 @@ import dataclasses
 import gc
 import json
 import math
+import os
 import random
 import re
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
 import tracemalloc
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -252,7 +259,7 @@ class TestAdapters:
 
         spec = StudySpec(
             name="adapters",
-            folder=tmp_path,
+            storage=f"sqlite:///{tmp_path}/adapters.db",
             dataset={"rows": rows, "holdout": 0.5},
             prompt={"user": "{{ text }}"},
             backend={"kind": "vllm", "model": str(shared.model), "options": {**OPTIONS, "lora": adapters}},
@@ -380,3 +387,95 @@ class TestStarting:
         with pytest.raises(error, match=re.escape(message)):
             asyncio.run(backend.open())
         asyncio.run(backend.aclose())
+
+
+class TestDeath:
+    def test_a_killed_engine_is_started_again_and_every_text_is_written(self, shared: Shared, llama: Path) -> None:
+        asks = [make_request(f"dog {n}", seed=n, temperature=1.0, max_tokens=200, min_tokens=200) for n in range(16)]
+        expected = [done.text for done in shared.generate(asks)]
+        engine = Shared(llama, in_process=False)
+
+        async def scenario(backend: VllmBackend) -> list[str]:
+            tasks = [asyncio.ensure_future(backend.generate(ask)) for ask in asks]
+            while backend.stats()["running"] < len(asks):
+                await asyncio.sleep(0.001)
+            os.kill(engine.process(), signal.SIGKILL)
+            done = await asyncio.gather(*tasks)
+            return [one.text for one in done]
+
+        try:
+            assert engine.run(scenario) == expected
+            assert any("16 unfinished texts are written anew" in text for text in engine.told)
+        finally:
+            engine.close()
+
+    def test_a_study_that_was_killed_repeats_no_finished_text(self, llama: Path, tmp_path: Path) -> None:
+        rows = [json.dumps({"id": f"r{n}", "text": f"row {n}", "answer": "the order"}) for n in range(40)]
+        (tmp_path / "data.jsonl").write_text("\n".join(rows), encoding="utf-8")
+        (tmp_path / "study.toml").write_text(STUDY.format(model=llama), encoding="utf-8")
+        with started(tmp_path) as process:
+            while len(committed(tmp_path)) < 60:
+                assert process.poll() is None, process.stderr.read() if process.stderr is not None else ""
+                time.sleep(0.05)
+            process.kill()
+            process.wait()
+        kept, before = committed(tmp_path), len(asked(tmp_path))
+        with started(tmp_path) as process:
+            out, err = process.communicate(timeout=240)
+        assert process.returncode == 0, err
+        assert json.loads(out)["verdict"] in ("improved", "not shown", "worse")
+        assert asked(tmp_path)[before:], "there was something left to do"
+        assert not kept & set(asked(tmp_path)[before:])
+        assert kept < committed(tmp_path)
+
+
+STUDY = """
+name = "killed"
+storage = "sqlite:///killed.db"
+[dataset]
+path = "data.jsonl"
+reference = "answer"
+holdout = 0.4
+[prompt]
+user = "{{{{ text }}}}"
+[backend]
+kind = "tests.real.vllm_engines:LoggedBackend"
+model = "{model}"
+options = {{ dtype = "float32", kv_cache_memory_bytes = 134217728, max_num_seqs = 8 }}
+[space]
+temperature = {{ low = 0.1, high = 1.5 }}
+[baseline]
+temperature = 0.7
+max_tokens = 32
+[scorers.near]
+kind = "chrf"
+[budget]
+trials = 6
+"""
+Asked = tuple[str, str, int, str]
+
+
+def started(folder: Path) -> subprocess.Popen[str]:
+    """The study's command, running."""
+    command = [sys.executable, "-m", "genopt", "optimize", "study.toml", "--quiet", "--json"]
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
+    pipe = subprocess.PIPE
+    return subprocess.Popen(command, cwd=folder, env=environment, stdout=pipe, stderr=pipe, text=True)
+
+
+def committed(folder: Path) -> set[Asked]:
+    """What was asked for every generation that is stored."""
+    if not (folder / "killed.db").exists():
+        return set()
+    with closing(sqlite3.connect(f"file:{folder / 'killed.db'}?mode=ro", uri=True)) as connection:
+        try:
+            found = connection.execute("SELECT params, example_id, sample, phase FROM genopt_generations").fetchall()
+        except sqlite3.OperationalError:  # not made yet
+            return set()
+    return {(json.dumps(json.loads(params), sort_keys=True), *rest) for params, *rest in found}
+
+
+def asked(folder: Path) -> list[Asked]:
+    """The lines of the log; a killed process may have left half a line."""
+    lines = (folder / "log.jsonl").read_text(encoding="utf-8").splitlines()
+    return [tuple(json.loads(line)) for line in lines if line.endswith("]")]

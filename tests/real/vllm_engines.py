@@ -86,6 +86,12 @@ class Shared:
         done: list[Generation] = self.run(scenario)
         return done
 
+    def process(self) -> int:
+        """The id of the engine's own process."""
+        worker: Any = self.backend._worker
+        (found,) = worker._engine._llm.engine_core.resources.engine_manager.processes
+        return int(found.pid)
+
     def close(self) -> None:
         asyncio.run(self.backend.aclose())
 
