@@ -1,8 +1,8 @@
 """python benchmarks/judge.py [ENGINE] [ROWS] [ROUNDS]: judging beside generation, against the engine alone.
 
 genopt answers rows and has the same engine judge each answer as soon as it is there: render, generate, judge, score.
-Every request that reaches the engine is written down. Then the engine alone is given the very same requests, all of them
-at once: that is what it can do on this mix. Prompts are not cached between requests, or the
+Every request that reaches the engine is written down. Then the engine alone is given the very same requests, all of
+them at once: that is what it can do on this mix. Prompts are not cached between requests, or the
 second way would find what the first one left. The model is the quickstart's, which cannot judge: its grades mean
 nothing here, its tokens do.
 """

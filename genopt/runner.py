@@ -16,8 +16,8 @@ from genopt.errors import StudyError
 from genopt.events import Decided, Listener, Note, silence
 from genopt.fork import check_source, fork_from
 from genopt.guards import usage_notes
-from genopt.judge_check import check_judges
-from genopt.pairwise import with_opinions
+from genopt.judging.check import check_judges
+from genopt.judging.pairwise import with_opinions
 from genopt.plan import Plan
 from genopt.prepare import prepare
 from genopt.search import measure_baseline, search

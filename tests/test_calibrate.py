@@ -15,9 +15,9 @@ from scipy import stats as scipy_stats
 from sklearn.metrics import cohen_kappa_score
 
 from genopt.archive import load
-from genopt.calibrate import Judged, calibrate, choose_scorer, scores_in, scores_of
 from genopt.errors import SpecError
-from genopt.labels import Label, Labels, append, read
+from genopt.judging.calibrate import Judged, calibrate, choose_scorer, scores_in, scores_of
+from genopt.judging.labels import Label, Labels, append, read
 from tests.studies import run
 from tests.toy import study
 

@@ -13,7 +13,7 @@ from genopt.archive import load
 from genopt.dashboard.live import Live
 from genopt.dashboard.people import label_of
 from genopt.errors import StudyError
-from genopt.grading import Grading, humans
+from genopt.judging.grading import Grading, humans
 from genopt.runner import optimize_async
 from genopt.spec.read import make_study
 from genopt.study.annotated import Annotated

@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 from genopt.errors import SpecError, StudyError
-from genopt.grading import Grading, waiting
+from genopt.judging.grading import Grading, waiting
 from genopt.spec.read import make_study, read_study
 from tests.studies import generations, query
 from tests.terminal import Terminal, terminal

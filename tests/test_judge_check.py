@@ -11,11 +11,11 @@ from typing import Any
 
 import pytest
 
-from genopt import canaries
 from genopt.archive import load
 from genopt.errors import SpecError
 from genopt.events import Note
-from genopt.exam import ROWS, Exam, exam_text, examine
+from genopt.judging import canaries
+from genopt.judging.exam import ROWS, Exam, exam_text, examine
 from genopt.runner import optimize_async
 from genopt.scorers.judge import Judge
 from genopt.spec.read import make_study

@@ -14,8 +14,8 @@ from typing import Any
 
 import pytest
 
-from genopt import labelling, labels
 from genopt.archive import load
+from genopt.judging import labelling, labels
 from tests.commands import Shell
 from tests.studies import run
 from tests.terminal import terminal

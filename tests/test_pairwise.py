@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from genopt.errors import BackendError, SpecError
-from genopt.pairwise import rate_interval
+from genopt.judging.pairwise import rate_interval
 from genopt.prepare import prepare
 from genopt.scorers.judge import PROBE
 from genopt.spec.read import make_study

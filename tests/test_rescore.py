@@ -141,7 +141,8 @@ def test_the_command_prints_the_ranking(tmp_path: Path, shell: Shell) -> None:
     told = shell("rescore", where, "--scorer", judge())
     assert told.code == 0 and "The two orders: Spearman" in told.out
     plain = shell("rescore", where, "--scorer", judge(), "--json").json
-    assert {each["role"] for each in plain["trials"]} == {"baseline", "trial", "winner"} and plain["judge"]["calls"] == 1
+    assert {each["role"] for each in plain["trials"]} == {"baseline", "trial", "winner"}
+    assert plain["judge"]["calls"] == 1
     scorer = tmp_path / "strict.toml"
     scorer.write_text('kind = "length"\nmax = 2\n', encoding="utf-8")
     assert shell("rescore", where, "--scorer", scorer).code == 0

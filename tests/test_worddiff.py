@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from itertools import pairwise
 
 import pytest
 
@@ -48,5 +49,5 @@ def test_the_pieces_join_to_both_texts_and_neighbours_differ() -> None:
         pieces = word_diff(a, b)
         assert "".join(piece.text for piece in pieces if piece.change != "added") == a
         assert "".join(piece.text for piece in pieces if piece.change != "removed") == b
-        assert all(one.change != two.change for one, two in zip(pieces, pieces[1:], strict=False))
+        assert all(one.change != two.change for one, two in pairwise(pieces))
         assert all(piece.text for piece in pieces)

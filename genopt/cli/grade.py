@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 if TYPE_CHECKING:
-    from genopt.grading import Grading, Question
+    from genopt.judging.grading import Grading, Question
 
 LOOK_EVERY = 1.0  # seconds, while waiting for more texts
 
@@ -25,7 +25,7 @@ def grade(study: str) -> None:
     genopt grade study.toml
     genopt grade sqlite:///support.db#support-answers
     """
-    from genopt.grading import Grading
+    from genopt.judging.grading import Grading
 
     grading = Grading(study)
     try:

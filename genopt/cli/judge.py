@@ -13,7 +13,7 @@ import click
 from genopt.cli.work import SET, STUDY_FILE, Stopped, _say, run_until_signal
 
 if TYPE_CHECKING:
-    from genopt.exam import Exam
+    from genopt.judging.exam import Exam
     from genopt.scorers.judge import Judge
     from genopt.spec import StudySpec
     from genopt.types import Example, Request, Scorer
@@ -86,7 +86,7 @@ def check(study: Path, overrides: tuple[str, ...], scorer: str | None, rows: int
     genopt judge check study.toml
     genopt judge check study.toml --scorer helpful --rows 50 --json
     """
-    from genopt.exam import ROWS, exam_text
+    from genopt.judging.exam import ROWS, exam_text
     from genopt.spec.read import read_study
 
     try:
@@ -99,7 +99,7 @@ def check(study: Path, overrides: tuple[str, ...], scorer: str | None, rows: int
 
 async def _checked(spec: StudySpec, scorer: str | None, rows: int) -> Exam:
     from genopt.events import Event, Note
-    from genopt.judge_check import check_judge, good_answers
+    from genopt.judging.check import check_judge, good_answers
     from genopt.prepare import prepare
     from genopt.runner import check_unchanged
     from genopt.session import Session
@@ -138,10 +138,10 @@ def calibrate(labels: str, study: str | None, scorer: str | None, judge_scores: 
     genopt judge calibrate labels.jsonl --study study.toml
     genopt judge calibrate labels.jsonl --judge-scores scores.jsonl --json
     """
-    from genopt import calibrate as calibration
-    from genopt import labels as files
     from genopt.archive import load
-    from genopt.calibrate.text import calibration_text
+    from genopt.judging import calibrate as calibration
+    from genopt.judging import labels as files
+    from genopt.judging.calibrate.text import calibration_text
 
     people = files.read(labels)
     if study is not None and judge_scores is not None:

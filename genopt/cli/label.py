@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 if TYPE_CHECKING:
-    from genopt.labelling import Item, Task
+    from genopt.judging.labelling import Item, Task
 
 
 @click.command()
@@ -36,8 +36,8 @@ def label(study: str, output: Path, annotator: str | None, rows: int, order: str
     genopt label study.toml
     genopt label study.toml --annotator ann --rows 100 --order random
     """
-    from genopt import labelling, labels
     from genopt.archive import load
+    from genopt.judging import labelling, labels
 
     archive = load(study)
     who = annotator or getpass.getuser()
@@ -54,8 +54,8 @@ def label(study: str, output: Path, annotator: str | None, rows: int, order: str
 
 def _ask_all(items: Sequence[Item], task: Task, output: Path, who: str) -> int:
     """How many texts got a label. The last label is held back until the next key, so that it can be taken back."""
-    from genopt import labelling, labels
     from genopt.cli import _ask
+    from genopt.judging import labelling, labels
 
     held: tuple[int, str] | None = None
     given = at = 0

@@ -108,7 +108,7 @@ def optimize(
     genopt optimize study.toml --json > verdict.json
     """
     from genopt.console import Console
-    from genopt.grading import waiting
+    from genopt.judging.grading import waiting
     from genopt.report import verdict_text
     from genopt.runner import optimize_async
     from genopt.spec.read import read_study

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from genopt.archive import Archive
 from genopt.dashboard.notes import block
-from genopt.grading import humans
+from genopt.judging.grading import humans
 from genopt.scorers.human import WAITING, Human, graded
 from genopt.store import Store
 from genopt.study.annotated import form

@@ -101,7 +101,7 @@ def read_scorer(written: str, name: str) -> ScorerSpec:
     try:
         table = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
-        raise SpecError(f"--scorer {written}: is no table ({error}). Write e.g. {{kind = \"rouge_l\"}}") from None
+        raise SpecError(f'--scorer {written}: is no table ({error}). Write e.g. {{kind = "rouge_l"}}') from None
     study = {"dataset": {"rows": []}, "backend": {"model": "-"}, "scorers": {name: table.get("table", table)}}
     return make_study(study, source="--scorer").scorers[name]
 
@@ -226,7 +226,8 @@ def _is_tag(part: str | int) -> bool:
     if not isinstance(part, str):
         return False
     members = ("bool", "int", "float", "str", "TextFile", "DimensionSpec")
-    return part.startswith(("#", "constrained-", "function-", "callable", "literal[", "list[", "dict[")) or part in members
+    made_up = ("#", "constrained-", "function-", "callable", "literal[", "list[", "dict[")
+    return part.startswith(made_up) or part in members
 
 
 def _dotted(where: Where) -> str:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from genopt.archive import Archive
-from genopt.labels import Labels
+from genopt.judging.labels import Labels
 from genopt.scorers._judge_items import LEVELS
 from genopt.store import Store
 

@@ -12,7 +12,7 @@ import numpy as np
 from genopt.agreement import Estimate, Floats, Rows, bootstrap, kappa, kendall, members, numbered, spearman
 from genopt.archive import Archive
 from genopt.errors import SpecError
-from genopt.labels import Label, Labels
+from genopt.judging.labels import Label, Labels
 from genopt.store import Store
 
 ENOUGH = 3  # labels of an annotator, below which a rank correlation says nothing

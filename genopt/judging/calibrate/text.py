@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from genopt.agreement import Estimate
-from genopt.calibrate import Calibration
+from genopt.judging.calibrate import Calibration
 from genopt.words import safe
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from genopt.errors import SpecError
-from genopt.exam import FEWEST, ROWS, Exam, examine, what
+from genopt.judging.exam import FEWEST, ROWS, Exam, examine, what
 from genopt.schedule import run_trial
 from genopt.scorers.judge import Judge
 from genopt.session import Session

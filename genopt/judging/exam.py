@@ -14,9 +14,9 @@ from typing import Any
 
 import numpy as np
 
-from genopt import canaries
 from genopt.agreement import Floats, Shown, rate_above, repeatability, shown_above
 from genopt.errors import SpecError
+from genopt.judging import canaries
 from genopt.schedule import gather
 from genopt.scorers.judge import Judge
 from genopt.scorers.pair import prefer
