@@ -145,7 +145,7 @@ def run_study(model: Path, given: Mapping[str, Any]) -> dict[str, Any]:
             backend={"kind": "recorded:Backend", "model": str(model), "options": {**options, "raw": True}},
             space={"temperature": {"low": 0.3, "high": 1.3}, "min_p": {"low": 0.0, "high": 0.1}},
             baseline={"temperature": 0.7, "max_tokens": TOKENS, "min_tokens": TOKENS},
-            scorers={"chrf": {"kind": "chrf"}},
+            scorers={"near": {"kind": "rouge_l"}},
             budget={"trials": given["trials"]},
         )
         genopt.optimize(spec)

