@@ -3,6 +3,7 @@ runs. Reads the database in a thread of its own and writes nothing."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import threading
@@ -16,12 +17,12 @@ import numpy as np
 from genopt.archive import Archive, load
 from genopt.dashboard import people
 from genopt.dashboard.figures import front_figure, heat_map, score_figure
-from genopt.dashboard.notes import Shown, study_note, trial_note
+from genopt.dashboard.notes import Gain, Shown, study_note, trial_note
 from genopt.database import masked
 from genopt.errors import GenoptError
 from genopt.objectives import pareto_front
 from genopt.observations import paired_table
-from genopt.stats import mean_se, paired
+from genopt.stats import interval, mean_se
 from genopt.store import Store
 from genopt.study.annotated import artifact_id, figure, note, table
 from genopt.types import Example
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 
 OUTPUTS = "outputs.jsonl"
 EVERY = 3.0  # seconds between looks at a study that runs
+LONGEST_WAIT = 2.0  # seconds that opening waits for the first reading
 MOST_ROWS = 80  # configurations in the heat map
 
 
@@ -52,13 +54,13 @@ class Live:
         self._where = where
         self._seen: tuple[int, ...] | None = None
         self._snapshot = Snapshot()
-        self._stop = threading.Event()
+        self._stop, self._read = threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._follow, name="genopt-dashboard", daemon=True)
 
     def start(self) -> None:
-        """Read the study now, and again as it goes on."""
-        self.refresh()
+        """Read the study, and again as it goes on; a large one is still being read when this returns."""
         self._thread.start()
+        self._read.wait(LONGEST_WAIT)
 
     def close(self) -> None:
         """Stop reading; returns when the reader has ended."""
@@ -97,13 +99,14 @@ class Live:
         self._seen = state
 
     def _follow(self) -> None:
-        pause = EVERY
+        pause = 0.0
         while not self._stop.wait(pause):
             began = time.monotonic()
-            try:
+            with contextlib.suppress(
+                GenoptError
+            ):  # the study was deleted, or its database is away: what was read stays
                 self.refresh()
-            except GenoptError:  # the study was deleted, or its database is away: what was read stays
-                continue
+            self._read.set()
             pause = max(EVERY, 5 * (time.monotonic() - began))  # a large study is read less often
 
 
@@ -112,6 +115,7 @@ def read(archive: Archive, examples: Mapping[str, Example], where: str, *, frame
     observed."""
     values = paired_table(frame)
     texts = {str(key): part for key, part in frame.groupby("config_key", sort=False)}
+    firsts = first_texts(frame)
     baseline = str(archive.baseline.get("key") or "")
     named = f"{masked(archive.url)}#{archive.name}" if "://" in where else where  # never a password
     humans = people.humans_of(archive)
@@ -127,12 +131,11 @@ def read(archive: Archive, examples: Mapping[str, Example], where: str, *, frame
         trial_id, key = ids[row["number"]], row["config_key"]
         gain = shown = None
         if key in values.index and baseline in values.index:
-            gain = paired(values.loc[key], values.loc[baseline]) if key != baseline else None
-            shown = examples_of(texts, values, key, baseline)
+            gain, shown = against_baseline(firsts, values, key, baseline)
         tokens = float(texts[key]["completion_tokens"].mean()) if key in texts else math.nan
         body = trial_note(row, examples=of, gain=gain, tokens=tokens, shown=shown or ())
         if row["state"] == "running" and humans and key in texts:
-            body += people.to_grade(_first_texts(texts[key]), examples)
+            body += people.to_grade(firsts.get(key, {}), examples)
         attributes |= note(body, trial_id)
         if key in values.index:
             attributes |= table(trial_id, OUTPUTS)
@@ -141,28 +144,32 @@ def read(archive: Archive, examples: Mapping[str, Example], where: str, *, frame
     return Snapshot(attributes, texts, examples, configs, baseline)
 
 
-def examples_of(
-    texts: Mapping[str, pandas.DataFrame], values: pandas.DataFrame, key: str, baseline: str
-) -> list[Shown]:
-    """The example a configuration gains most on, the median one, and the one it loses most on."""
+def against_baseline(
+    firsts: Mapping[str, Mapping[str, str]], values: pandas.DataFrame, key: str, baseline: str
+) -> tuple[Gain | None, list[Shown]]:
+    """A configuration's gain, and the example it gains most on, the median one, and the one it loses most on."""
     gains = (values.loc[key] - values.loc[baseline]).dropna().sort_values(kind="stable")
     if gains.empty or key == baseline:
-        return []
-    mine, before = (_first_texts(texts[name]) for name in (key, baseline))
-    places = {"Best against the baseline": -1, "Median": len(gains) // 2, "Worst": 0}
-    found: list[Shown] = []
-    for title, place in places.items():
-        example = str(gains.index[place])
-        if example not in [each.example_id for each in found]:
-            gain = float(gains.iloc[place])
-            found.append(Shown(title, example, gain, mine.get(example, ""), before.get(example, "")))
+        return None, []
+    mean, se = mean_se(gains)
+    low, high = interval(mean, se, len(gains))
+    gain = Gain(mean, low, high, len(gains), int((gains > 0).sum()), int((gains < 0).sum()))
+    mine, before = firsts.get(key, {}), firsts.get(baseline, {})
+    shown: dict[str, Shown] = {}
+    for title, place in {"Best against the baseline": -1, "Median": len(gains) // 2, "Worst": 0}.items():
+        name = str(gains.index[place])
+        each = Shown(title, name, float(gains.iloc[place]), mine.get(name, ""), before.get(name, ""))
+        shown.setdefault(name, each)
+    return gain, list(shown.values())
+
+
+def first_texts(frame: pandas.DataFrame) -> dict[str, dict[str, str]]:
+    """What each configuration wrote first for each example of the tune split."""
+    found: dict[str, dict[str, str]] = {}
+    first = frame[(frame["phase"] == "tune") & (frame["sample"] == 0)]
+    for key, name, text in first[["config_key", "example_id", "text"]].itertuples(index=False):
+        found.setdefault(key, {})[name] = text
     return found
-
-
-def _first_texts(rows: pandas.DataFrame) -> dict[str, str]:
-    """What a configuration wrote first for each example of the tune split."""
-    first = rows[(rows["phase"] == "tune") & (rows["sample"] == 0)]
-    return dict(zip(first["example_id"], first["text"], strict=True))
 
 
 def outputs_table(
@@ -170,7 +177,7 @@ def outputs_table(
 ) -> list[dict[str, Any]]:
     """Every text of a configuration with its reference, scores, reasons, tokens, seconds, and the baseline's text."""
     mine = texts[key]
-    before = _first_texts(texts[baseline]) if baseline in texts else {}
+    before = first_texts(texts[baseline]).get(baseline, {}) if baseline in texts else {}
     names = [str(name).removeprefix("score.") for name in mine if str(name).startswith("score.")]
     rows = []
     for row in mine.to_dict("records"):

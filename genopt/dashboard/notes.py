@@ -10,11 +10,22 @@ from dataclasses import dataclass
 from typing import Any
 
 from genopt.report import verdict_text
-from genopt.stats import PairedResult
-from genopt.words import safe
+from genopt.words import bound, safe
 
 SHOWN = 1200  # characters of an output in a note; the table has all of it
 _FENCES = re.compile(r"`{3,}")
+
+
+@dataclass(frozen=True, slots=True)
+class Gain:
+    """A trial's mean gain over the baseline on the examples both answered, with its 95 % interval."""
+
+    mean: float
+    low: float
+    high: float
+    n: int
+    wins: int
+    losses: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +43,7 @@ def trial_note(
     row: Mapping[str, Any],
     *,
     examples: int,
-    gain: PairedResult | None,
+    gain: Gain | None,
     tokens: float,
     shown: Sequence[Shown],
 ) -> str:
@@ -45,10 +56,12 @@ def trial_note(
         if math.isfinite(tokens):
             worth += f", {tokens:.1f} tokens an answer"
         parts.append(worth)
-    if gain is not None and gain.n:
+    if gain is not None:
+        equal = gain.n - gain.wins - gain.losses
         parts.append(
-            f"Against the baseline on the same {gain.n} examples: **{gain.difference:+.4f}**"
-            f" [{gain.low:+.4f}, {gain.high:+.4f}], better on {gain.wins}, equal on {gain.ties}, worse on {gain.losses}"
+            f"Against the baseline on the same {gain.n} examples: **{gain.mean:+.4f}**"
+            f" [{bound(gain.low, '+')}, {bound(gain.high, '+')}], better on {gain.wins}, equal on {equal},"
+            f" worse on {gain.losses}"
         )
     for each in shown:
         parts.append(f"#### {each.title}: example {_inline(each.example_id)}, {each.gain:+.4g}")
