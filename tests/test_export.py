@@ -222,6 +222,27 @@ def test_flags_of_llama_cpp_keep_the_order_of_the_study() -> None:
     assert "another order" not in told and "takes no flag for ['.']" in told
 
 
+def test_samplers_of_llama_cpp_itself_stay_on() -> None:
+    params = {"temperature": 0.7, "dry_multiplier": 0.8, "xtc_probability": 0.5, "top_n_sigma": 1.5, "max_tokens": 9}
+    own = of_ollama(kind="openai", engine="llama.cpp", options={}, params=params)
+    made = export(own, "llama.cpp")
+    assert "--samplers" not in made.text  # a list without dry and xtc would turn them off
+    assert "--dry-multiplier 0.8" in made.text and "--top-nsigma 1.5" in made.text
+    assert not any("is left out" in note for note in made.notes)
+    off = replace(own, params={"temperature": 0.7, "top_n_sigma": -1.0})
+    assert not any("top_n_sigma" in note for note in notes(off, "vllm"))
+
+
+def test_what_every_request_carried_besides_is_said() -> None:
+    options = {"extra": {"reasoning_effort": "low"}, "headers_env": {"api-key": "MY_KEY"}, "project": "p1"}
+    hosted = of_ollama(kind="openai", engine="openai", options=options, params={"temperature": 0.5, "max_tokens": 9})
+    assert json.loads(export(hosted, "openai").text)["reasoning_effort"] == "low"
+    _, body, headers = sent(export(hosted, "curl").text)
+    assert body["reasoning_effort"] == "low" and {"api-key: $MY_KEY", "OpenAI-Project: p1"} <= set(headers)
+    assert any("reasoning_effort" in note for note in notes(hosted, "vllm"))
+    assert not any("reasoning_effort" in note for note in notes(hosted, "openai"))
+
+
 def sent(text: str) -> tuple[str, dict[str, Any], list[str]]:
     """URL, body and headers of a curl line."""
     words = shlex.split(text.replace("\\\n", " "))

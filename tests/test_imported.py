@@ -12,6 +12,7 @@ from genopt.archive import load
 from genopt.compare import compare
 from genopt.compare.sides import sides
 from genopt.errors import SpecError, StudyError
+from genopt.export import settings
 from genopt.imported import import_experiment, read_experiment
 from genopt.report import report_text
 from genopt.spec.read import read_scorer
@@ -88,6 +89,11 @@ def test_it_is_read_like_any_other_study(tmp_path: Path) -> None:
     found = compare(*sides("0", "2", where))
     assert found.result is not None
     assert found.result.difference == pytest.approx(-0.5)
+
+
+def test_it_cannot_be_exported_and_says_so(tmp_path: Path) -> None:
+    with pytest.raises(SpecError, match="was imported and says nothing of an engine"):
+        settings(load(imported(tmp_path)), "1")
 
 
 def test_without_references_a_scorer_that_needs_them_is_refused_before_anything_is_stored(tmp_path: Path) -> None:

@@ -61,6 +61,12 @@ def test_a_file_that_says_something_else_is_left_alone(shell: Shell) -> None:
     assert changed.code == 2 and "other.toml is there and differs in prompt." in changed.err
 
 
+def test_a_folder_that_is_not_there_is_told(shell: Shell) -> None:
+    write_rows(shell.folder / "q.jsonl", rows(40))
+    ran = shell("optimize", "--model", "toy", "--data", "q.jsonl", *TOY, "-o", "nowhere/s.toml")
+    assert ran.code == 2 and "nowhere/s.toml: cannot be written" in ran.err
+
+
 def test_flags_say_what_is_not_guessed(shell: Shell) -> None:
     write_rows(shell.folder / "q.jsonl", [{"ask": row["question"], "right": row["answer"]} for row in rows(40)])
     flags = ["--model", "toy", "--data", "q.jsonl", *TOY]

@@ -55,7 +55,10 @@ def study_file(
         trials=trials or 40,
     )
     if not path.exists():
-        path.write_text(text, encoding="utf-8")
+        try:
+            path.write_text(text, encoding="utf-8")
+        except OSError as error:
+            raise click.UsageError(f"-o {path}: cannot be written ({error.strerror})") from None
         click.echo(f"wrote {path}: the study that these flags describe", err=True)
         return path
     try:

@@ -91,6 +91,9 @@ def export(
         if output is None:
             click.echo(made.text, nl=False)
         else:
-            output.write_text(made.text, encoding="utf-8")
+            try:
+                output.write_text(made.text, encoding="utf-8")
+            except OSError as error:
+                raise click.UsageError(f"-o {output}: cannot be written ({error.strerror})") from None
     for note in told:
         click.echo(safe(f"note: {note}"), err=True)

@@ -79,6 +79,8 @@ def _prompt_notes(found: Settings, target: str) -> Iterator[str]:
         yield "the system prompt and the few-shot examples are not part of it: send them with each request"
     if found.front.user and target not in ("openai", "curl"):
         yield f"ask with the study's user prompt: {json.dumps(found.front.user, ensure_ascii=False)}"
+    if found.options.get("extra") and target != "curl" and (target, found.engine) != ("openai", "openai"):
+        yield f"extra: the study sent {json.dumps(found.options['extra'])} with each request"
     if found.images:
         yield f"show the row's images (column {found.images}) with each request"
     for kind in found.output:

@@ -94,6 +94,11 @@ def _chosen(archive: Archive, which: str) -> tuple[str, Mapping[str, Any], str]:
     """The config_key, the parameters as they are stored, and the name for people."""
     if not archive.spec:
         archive.goal  # noqa: B018 - says which studies keep no study file, and what to do
+    if "backend" not in archive.spec:
+        raise SpecError(
+            f"{archive.name}: was imported and says nothing of an engine or a prompt, so it cannot be exported",
+            hint="see its settings with: genopt trials --jsonl",
+        )
     if which == "best":
         if archive.verdict is None:
             raise SpecError(f"{archive.name}: has no verdict yet. Name a trial (see: genopt trials), or run optimize")

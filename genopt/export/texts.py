@@ -51,17 +51,19 @@ def generation_config(settings: Settings, params: Mapping[str, Any]) -> str:
 def openai(settings: Settings, params: Mapping[str, Any]) -> str:
     """The fields of a request to /chat/completions, the row's template as the last message."""
     named = {name: value for name, value in params.items() if name in TARGETS["openai"].names}
-    wire = OpenAIWire("openai", stream=False, max_tokens_field=_limit(settings))
+    extra = settings.options.get("extra") if settings.engine == "openai" else None
+    wire = OpenAIWire("openai", stream=False, max_tokens_field=_limit(settings), extra=extra)
     return _json(_without_seed(wire.body(settings.model, _request(settings, kinds=("schema",)), named)))
 
 
 def llama_cpp(settings: Settings, params: Mapping[str, Any]) -> str:
-    """Flags of llama-server and llama-cli, one a line; the samplers in the order of the study's engine."""
+    """Flags of llama-server and llama-cli, one a line; the samplers in the order of the study's engine, where that is
+    another: what a list of samplers leaves out is off."""
     flags = [
         f"{name} {json.dumps(value)}"
         for name, value in translated(params, TARGETS["llama.cpp"].names).items()
     ]  # fmt: skip
-    if settings.engine in ORDERS:
+    if settings.engine in ORDERS and settings.engine != "llama.cpp":
         order = [_SAMPLERS.get(name, name) for name in ORDERS[settings.engine]]
         flags.append(f"--samplers '{';'.join(['penalties', *order])}'")
     if "schema" in settings.output:
@@ -86,6 +88,9 @@ def curl(settings: Settings, params: Mapping[str, Any]) -> str:
         url, body = base + spoken.path, spoken.body(settings.model, _request(settings), params)
         key = options.get("api_key_env", "OPENAI_API_KEY" if base == HOSTED else None)
         headers += [f"Authorization: Bearer ${key}"] if key else []
+        headers += [f"{name}: ${variable}" for name, variable in options.get("headers_env", {}).items()]
+        ours = {"OpenAI-Organization": "organization", "OpenAI-Project": "project"}
+        headers += [f"{name}: {options[option]}" for name, option in ours.items() if options.get(option)]
     elif settings.kind == "vllm":
         served = OpenAIWire("vllm", stream=False)
         named = {name: value for name, value in params.items() if name in DIALECTS["vllm"]}
