@@ -99,7 +99,8 @@ def options_of(given: Mapping[str, Any]) -> Options:
     if checks["headers_env"][0]:
         for name, variable in full["headers_env"].items():
             headers |= _from_environment(f"headers_env.{name}", variable, name, problems)
-    key = full["api_key_env"] or ("OPENAI_API_KEY" if full["base_url"] == HOSTED else None)
+    url = str(full["base_url"]).rstrip("/")
+    key = full["api_key_env"] or ("OPENAI_API_KEY" if url == HOSTED else None)
     if key is not None:
         found = _from_environment("api_key_env", key, "authorization", problems)
         headers |= {name: f"Bearer {value}" for name, value in found.items()}
@@ -108,7 +109,6 @@ def options_of(given: Mapping[str, Any]) -> Options:
     secrets = {value.removeprefix("Bearer ") for value in headers.values()}
     for header, option in (("openai-organization", "organization"), ("openai-project", "project")):
         headers |= {header: full[option]} if full[option] is not None else {}
-    url = full["base_url"].rstrip("/")
     hosted = urlsplit(url).hostname == urlsplit(HOSTED).hostname
     return Options(
         base_url=url,

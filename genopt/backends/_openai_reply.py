@@ -37,7 +37,7 @@ class Reply:
 
     def add(self, event: Mapping[str, Any]) -> None:
         """Take up one event. Raises BackendError for one that tells of an error."""
-        if "error" in event:
+        if event.get("error"):  # some servers name it in every reply, and leave it empty
             raise BackendError(self.hide(f"the server gave up: {in_words(event)}"), retryable=True)
         self.usage = event.get("usage") or self.usage
         for choice in event.get("choices") or ():

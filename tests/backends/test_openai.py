@@ -14,6 +14,8 @@ from typing import Any
 
 import pytest
 
+from genopt.backends._openai_options import HOSTED, options_of
+from genopt.backends._openai_reply import Reply
 from genopt.backends.openai import PARAMS, OpenAIBackend
 from genopt.errors import BackendError, SpecError
 from genopt.spec.read import make_study
@@ -243,6 +245,18 @@ def test_a_reply_that_breaks_off_may_be_asked_for_again_and_one_without_counts_m
         assert not error.retryable and "stream = false" in error.hint
 
 
+def test_an_error_that_is_named_and_empty_is_none() -> None:
+    reply = Reply()
+    reply.add(
+        {
+            "error": None,
+            "choices": [{"message": {"content": "yes"}, "finish_reason": "stop"}],
+            "usage": {"prompt_tokens": 1},
+        }
+    )
+    assert reply.generation(1.0, None, top_logprobs=0).text == "yes"
+
+
 def test_content_filters_and_repetition_are_told_apart(double: Double) -> None:
     def reply(reason: str) -> tuple[int, dict[str, str], Any]:
         usage = {"prompt_tokens": 3, "completion_tokens": 1}
@@ -343,6 +357,11 @@ def test_a_hosted_model_without_a_key_is_refused_before_anything_is_sent(monkeyp
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     with pytest.raises(SpecError, match="api_key_env: the environment has no variable"):
         OpenAIBackend(model="gpt-4.1-mini")
+
+
+def test_the_hosted_address_may_end_in_a_slash(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-abc")
+    assert options_of({"base_url": f"{HOSTED}/"}).headers["authorization"] == "Bearer sk-abc"
 
 
 def test_a_key_is_sent_and_never_told(
