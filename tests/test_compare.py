@@ -240,6 +240,9 @@ def test_labels_are_kept_and_recalled_also_with_the_sides_exchanged(tmp_path: Pa
     append(path, label(found, found.pairs[1], "a", "you"))
     assert recall(path, found, "me") == {"1": "b", "3": "tie"}
     assert recall(path, compare(found.b, found.a), "me") == {"1": "a", "3": "tie"}
+    odd = compare(Side("a", {"1": Output("one\u2028two\u0085three")}), Side("b", {"1": Output("four")}))
+    append(path, label(odd, odd.pairs[0], "a", "me"))
+    assert recall(path, odd, "me") == {"1": "a"}  # what looks like a line break within a text ends no label
     path.write_text('{"id": "x"}\n', encoding="utf-8")
     with pytest.raises(SpecError, match=r"labels.jsonl:1: is no label"):
         recall(path, found, "me")

@@ -88,7 +88,9 @@ def recall(path: Path, found: Comparison, annotator: str) -> dict[str, Choice]:
         return {}
     texts = {pair.id: {pair.a.text: "a", pair.b.text: "b"} for pair in found.pairs}
     chosen: dict[str, Choice] = {}
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+    with path.open(encoding="utf-8") as file:
+        lines = list(file)  # not splitlines: U+2028 and its like stand inside texts
+    for number, line in enumerate(lines, 1):
         try:
             row = json.loads(line)
             name, first, second = row["id"], row["output_a"], row["output_b"]
