@@ -15,6 +15,7 @@ from scipy import stats as scipy_stats
 from genopt.archive import load
 from genopt.compare import Comparison, Output, Side, compare, mcnemar_exact
 from genopt.compare.blind import append, label, order, preference, recall
+from genopt.compare.page import html_page
 from genopt.compare.sides import from_file, sides
 from genopt.compare.text import pair_text, summary
 from genopt.errors import SpecError
@@ -246,6 +247,15 @@ def test_labels_are_kept_and_recalled_also_with_the_sides_exchanged(tmp_path: Pa
     path.write_text('{"id": "x"}\n', encoding="utf-8")
     with pytest.raises(SpecError, match=r"labels.jsonl:1: is no label"):
         recall(path, found, "me")
+
+
+def test_of_tokens_less_is_better() -> None:
+    a, b = ({str(n): Output(f"{name} {n}", {"tokens": size}) for n in range(12)} for name, size in (("a", 9), ("b", 4)))
+    found = compare(Side("a", a), Side("b", b, less=frozenset({"tokens"})))
+    assert found.result is not None and (found.result.wins, found.result.losses) == (12, 0)
+    assert "B is better: " in summary(found) and "B - A -5.0000" in summary(found)
+    assert len(found.select("better")) == 12 and not found.select("worse")
+    assert 'data-kinds="all different better"' in html_page(found)
 
 
 # --- stored studies

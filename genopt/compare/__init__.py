@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from scipy.stats import binomtest
@@ -38,7 +38,8 @@ class Asked:
 
 @dataclass(frozen=True)
 class Side:
-    """One set of outputs by example id. `settings` are its parameters where they are known."""
+    """One set of outputs by example id. `settings` are its parameters where they are known, `less` the metrics of which
+    less is better."""
 
     name: str
     outputs: Mapping[str, Output]
@@ -46,6 +47,7 @@ class Side:
     settings: Mapping[str, Any] = field(default_factory=dict)
     metric: str | None = None
     about: str = ""
+    less: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +71,8 @@ class Comparison:
 
     `p_value` is McNemar's exact test where every score is 0 or 1 (`test` says so), else the sign-flip test.
     `needed` is how many examples would show a difference of this size (80 % power, level 0.05), None when there is
-    none or nothing is scored.
+    none or nothing is scored. `sign` is -1 where less of the metric is better: wins of the `result` are then examples
+    on which B has less.
     """
 
     a: Side
@@ -82,6 +85,11 @@ class Comparison:
     needed: int | None
     only_a: int
     only_b: int
+    sign: int = 1
+
+    def gain(self, pair: Pair) -> float:
+        """By how much B is better; NaN where a score is missing."""
+        return self.sign * pair.difference
 
     def select(self, show: Show = "all", pattern: str | None = None) -> list[Pair]:
         """The pairs that a filter lets through; `pattern` is a regular expression that either text must contain."""
@@ -95,9 +103,9 @@ class Comparison:
                 case "different":
                     return not pair.same
                 case "worse":
-                    return pair.difference < 0
+                    return self.gain(pair) < 0
                 case "better":
-                    return pair.difference > 0
+                    return self.gain(pair) > 0
             return True
 
         def found(pair: Pair) -> bool:
@@ -118,6 +126,7 @@ def compare(a: Side, b: Side, metric: str | None = None) -> Comparison:
     pairs = [_pair(a, b, name, metric) for name in shared]
     pairs.sort(key=lambda pair: (-_size(pair.difference), pair.same, pair.id))
     result = p_value = needed = None
+    sign = -1 if metric in a.less | b.less else 1
     test = ""
     if metric is not None:
         before, after = ([_score(side.outputs[name], metric) for name in shared] for side in (a, b))
@@ -129,9 +138,11 @@ def compare(a: Side, b: Side, metric: str | None = None) -> Comparison:
         if result.difference and math.isfinite(result.se) and result.n > 1:
             # The normal approximation may think that these were enough; the test, which assumes less, does not.
             needed = max(result.n + 1, examples_needed(result.se * math.sqrt(result.n), abs(result.difference)))
+        if sign < 0:
+            result = replace(result, wins=result.losses, losses=result.wins)
     return Comparison(
         a, b, metric, tuple(pairs), result, p_value, test, needed,
-        len(a.outputs) - len(shared), len(b.outputs) - len(shared),
+        len(a.outputs) - len(shared), len(b.outputs) - len(shared), sign,
     )  # fmt: skip
 
 

@@ -25,7 +25,7 @@ def html_page(found: Comparison) -> str:
         room -= len(pair.a.text) + len(pair.b.text)
         if room < 0:
             break
-        rows.append(_row(pair, found.metric))
+        rows.append(_row(pair, found))
     counts = {
         kind: sum(kind in row["kinds"].split() for row in rows) for kind in ("all", "different", "worse", "better")
     }
@@ -60,10 +60,11 @@ def write_page(found: Comparison, path: Path) -> None:
         raise SpecError(f"-o {path}: cannot be written ({error.strerror}). Name another file") from None
 
 
-def _row(pair: Pair, metric: str | None) -> dict[str, Any]:
+def _row(pair: Pair, found: Comparison) -> dict[str, Any]:
+    metric, gain = found.metric, found.gain(pair)
     change = None if math.isnan(pair.difference) else pair.difference
     kinds = ["all", *["different"] * (not pair.same)]
-    kinds += ["worse"] * (pair.difference < 0) + ["better"] * (pair.difference > 0)
+    kinds += ["worse"] * (gain < 0) + ["better"] * (gain > 0)
     asked = [(name, _short(value)) for name, value in pair.asked.fields.items()]
     asked += [("reference", _short(text)) for text in pair.asked.references]
     scores = "" if change is None else f"{number(pair.a.scores[str(metric)])} → {number(pair.b.scores[str(metric)])}"
@@ -71,6 +72,7 @@ def _row(pair: Pair, metric: str | None) -> dict[str, Any]:
         "id": pair.id,
         "kinds": " ".join(kinds),
         "change": change,
+        "gain": gain,
         "scores": scores,
         "pieces": word_diff(pair.a.text, pair.b.text),
         "fields": asked,

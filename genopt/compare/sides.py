@@ -86,7 +86,9 @@ class Source:
         first = goal.objectives[0]
         plain = not goal.weighted and first.direction == "maximize" and first.metric not in MEASURED
         metric = first.metric if plain else OBJECTIVE
-        return Side(name, outputs, self.asked, params, metric, f"on {SPLITS[phase]}: {brief(params)}")
+        wanted = {objective.metric for objective in goal.objectives if objective.direction == "maximize"}
+        less = goal.minimized() | ({"completion_tokens"} - wanted)
+        return Side(name, outputs, self.asked, params, metric, f"on {SPLITS[phase]}: {brief(params)}", less)
 
     def _params(self, key: str) -> Mapping[str, Any]:
         if key == self.archive.baseline.get("key"):

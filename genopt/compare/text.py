@@ -77,7 +77,9 @@ def conclusion(found: Comparison) -> str:
     if result is None or p is None:
         return "Nothing is scored on both sides."
     if p < 0.05 and result.difference:
-        return f"{'B' if result.difference > 0 else 'A'} is better: so large a difference is hardly chance."
+        return (
+            f"{'B' if found.sign * result.difference > 0 else 'A'} is better: so large a difference is hardly chance."
+        )
     more = ""
     if found.needed is not None:
         more = f" If the true difference is {result.difference:+.4f}, showing it takes about {found.needed:,} examples."
