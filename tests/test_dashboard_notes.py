@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
+import threading
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -12,8 +13,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from sqlalchemy.exc import OperationalError
 
 from genopt.archive import Archive, load
+from genopt.dashboard import people
 from genopt.dashboard.live import OUTPUTS, Live, read
 from genopt.dashboard.notes import block, plain_words, study_note
 from genopt.study.annotated import Annotated, Files, artifact_id
@@ -150,6 +153,29 @@ def test_several_objectives_have_a_front(tmp_path: Path) -> None:
     content = json.loads(made.attributes()["dashboard:plot_data:pareto-front:0"])
     assert {trace["name"] for trace in content["data"]} == {"front", "beaten in all"}
     assert content["data"][0]["x"]
+
+
+def test_a_database_that_is_locked_for_once_does_not_end_the_reading(
+    stored: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tries: list[int] = []
+    again = threading.Event()
+
+    def settle(archive: Archive) -> int:
+        tries.append(1)
+        if len(tries) == 1:
+            raise OperationalError("UPDATE", {}, Exception("database is locked"))
+        again.set()
+        return 0
+
+    monkeypatch.setattr(people, "settle", settle)
+    monkeypatch.setattr("genopt.dashboard.live.EVERY", 0.01)
+    made = Live(stored)
+    made.start()
+    try:
+        assert again.wait(30)
+    finally:
+        made.close()
 
 
 def test_nothing_is_written_and_what_people_write_is_kept(stored: str, live: Live, archive: Archive) -> None:

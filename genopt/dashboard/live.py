@@ -19,7 +19,6 @@ from genopt.dashboard import people
 from genopt.dashboard.figures import front_figure, heat_map, score_figure
 from genopt.dashboard.notes import Gain, Shown, study_note, trial_note
 from genopt.database import masked
-from genopt.errors import GenoptError
 from genopt.objectives import pareto_front
 from genopt.observations import paired_table
 from genopt.stats import interval, mean_se
@@ -102,9 +101,9 @@ class Live:
         pause = 0.0
         while not self._stop.wait(pause):
             began = time.monotonic()
-            with contextlib.suppress(
-                GenoptError
-            ):  # the study was deleted, or its database is away: what was read stays
+            # The study was deleted, its database is away or locked (the driver's own error): what was read stays, and
+            # people's next grades must still be read.
+            with contextlib.suppress(Exception):
                 self.refresh()
             self._read.set()
             pause = max(EVERY, 5 * (time.monotonic() - began))  # a large study is read less often
