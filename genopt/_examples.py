@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -193,7 +194,7 @@ def _images(value: Any, folder: Path) -> tuple[str, ...]:
     items = [] if value is _MISSING or value == "" else value if isinstance(value, list) else [value]
     found: list[str] = []
     for item in items:
-        path = folder / Path(item).expanduser() if isinstance(item, str) else folder
+        path = folder / os.path.expanduser(item) if isinstance(item, str) else folder
         if path.suffix.lower() not in IMAGES:
             raise ValueError(f'the image "{item}" is no path that ends in {", ".join(IMAGES)}. Correct it')
         if not path.is_file():

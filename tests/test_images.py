@@ -72,10 +72,12 @@ def test_every_wrong_image_is_told_with_its_line(tmp_path: Path) -> None:
             {"q": "c", "photo": "notes.txt"},
             {"q": "d", "photo": 3},
             {"q": "e", "photo": "."},
+            {"q": "f", "photo": "~nobody-of-that-name/x.png"},
         )
     told = error.value.problems
     assert told[0].startswith('data/rows.jsonl:2: there is no image "dog.png"') and str(tmp_path / "data") in told[0]
-    assert [line.partition(" is no path")[0] for line in told[1:]] == [
+    assert 'no image "~nobody-of-that-name/x.png"' in told[-1]
+    assert [line.partition(" is no path")[0] for line in told[1:-1]] == [
         'data/rows.jsonl:3: the image "notes.txt"',
         'data/rows.jsonl:4: the image "3"',
         'data/rows.jsonl:5: the image "."',
