@@ -17,6 +17,11 @@ _FINISH: Mapping[str, Finish] = {
     "length": "length",
     "tool_calls": "stop",
     "function_call": "stop",
+    "eos": "stop",  # words of servers that speak the protocol in their own way
+    "eos_token": "stop",
+    "end_turn": "stop",
+    "stop_sequence": "stop",
+    "max_tokens": "length",
     "repetition": "degenerate",  # vLLM's repetition_detection
     "content_filter": "error",
 }
@@ -52,7 +57,8 @@ class Reply:
         """The finished generation. Raises BackendError when the reply broke off, or does not tell its tokens."""
         if self.finish is None or self.finish not in _FINISH:
             broken = "broke off" if self.finish is None else f"ended with {self.finish!r}"
-            raise BackendError(f"the server's reply {broken}", retryable=True)
+            # A word that is not known here comes again however often it is paid for.
+            raise BackendError(f"the server's reply {broken}", retryable=self.finish in (None, "abort"))
         if self.usage is None:
             raise BackendError(
                 "the server's reply does not tell how many tokens it took",

@@ -269,6 +269,11 @@ def test_content_filters_and_repetition_are_told_apart(double: Double) -> None:
         with pytest.raises(BackendError, match="'abort'") as caught:
             await backend.generate(ask(info))
         assert caught.value.retryable
+        double.faults = [reply("eos"), reply("max_tokens"), reply("because")]
+        assert [(await backend.generate(ask(info))).finish for _ in range(2)] == ["stop", "length"]
+        with pytest.raises(BackendError, match="'because'") as caught:
+            await backend.generate(ask(info))
+        assert not caught.value.retryable
 
     run(double, work, stream=False)
 
