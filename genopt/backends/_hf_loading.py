@@ -131,7 +131,11 @@ def load(name: str, options: Mapping[str, Any]) -> LoadedModel:
             tokenizer = transformers.AutoTokenizer.from_pretrained(name, **shared)
             seq2seq = bool(config.is_encoder_decoder)
             auto = transformers.AutoModelForSeq2SeqLM if seq2seq else transformers.AutoModelForCausalLM
-            model = auto.from_pretrained(name, dtype=_dtype(options["dtype"], device), **shared).to(device).eval()
+            shared["dtype"] = _dtype(options["dtype"], device)
+            model, told = auto.from_pretrained(name, output_loading_info=True, **shared)
+            if told["missing_keys"]:  # seen where threads load: a weight is left out at random; tied ones never count
+                model = auto.from_pretrained(name, **shared)
+            model = model.to(device).eval()
         except torch.OutOfMemoryError as error:
             raise BackendError(f"the model {name} does not fit into the memory of {device}") from error
         except Exception as error:  # the library raises anything from OSError to KeyError for a bad model

@@ -301,6 +301,7 @@ class TestTelling:
         asyncio.run(session())
 
     def test_loading_is_told_where_it_takes_time(self, tmp_path: Path) -> None:
+        (tmp_path / "config.json").write_text("{}", encoding="utf-8")
         with (tmp_path / "model.safetensors").open("wb") as file:
             file.truncate(1_234_000_000)
         assert _model_files.loading(str(tmp_path)) == f"loading {tmp_path} (1.2 GB)"
