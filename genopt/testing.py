@@ -207,7 +207,7 @@ class BackendContract:
 
     def test_texts_in_a_batch_are_the_texts_alone(self) -> None:
         if self.why_inexact:
-            pytest.skip(self.why_inexact)
+            pytest.skip(f"not promised here: {self.why_inexact}")
 
         async def scenario(backend: Backend, info: BackendInfo) -> None:
             requests = self.mixed_requests(info, 32)

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from tests import conftest
+
 MARK = "[pytest]\nmarkers =\n    real: x\n"
 SKIPS = "import pytest\n@pytest.mark.real\ndef test_it():\n    pytest.skip('no engine here')\n"
 PLAIN = "import pytest\ndef test_it():\n    pytest.skip('not on this system')\n"
@@ -48,3 +50,16 @@ def test_other_skips_stay_skips(tmp_path: Path, text: str, all_real: str, outcom
     ran = run(tmp_path, text, all_real=all_real)
     assert ran.returncode == 0
     assert outcome in ran.stdout
+
+
+@pytest.mark.parametrize(
+    ("reason", "applies_not"),
+    [
+        ("Skipped: the engine has no min_tokens", True),
+        ("Skipped: not promised here: it adds in another order", True),
+        ("Skipped: needs Ollama: let X name the folder", False),
+        ("Skipped: Chromium is not installed", False),
+    ],
+)
+def test_only_what_a_contract_does_not_ask_may_be_skipped(reason: str, applies_not: bool) -> None:
+    assert conftest._does_not_apply(("file", 1, reason)) is applies_not
