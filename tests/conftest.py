@@ -7,7 +7,6 @@ from collections.abc import Generator
 
 import pytest
 
-os.environ.setdefault("HF_DEACTIVATE_ASYNC_LOAD", "1")  # with threads a weight is left out now and then
 ALL_REAL = "GENOPT_REAL"
 """Set to 1 where every real part is installed: then a skip means that a test did not do its work."""
 

@@ -18,7 +18,7 @@ FLOORS: dict[int, str] = {
     1: "space canonical prompt presets _templates _turns metrics extract stats agreement racing objectives"
     " lengths words worddiff",
     2: "spec",
-    3: "dataset _rows _examples database tables store writer plugins backends scorers",
+    3: "_loading dataset _rows _examples database tables store writer plugins backends scorers",
     4: "study",
     5: "trial schedule plan checks names prepare output",
     6: "session guards outcomes starts desk search confirm fork runner evaluation rescore archive export"

@@ -61,6 +61,7 @@ def make_llama(
     peak: float = 2.5,
     seed: int = 0,
     chat: bool = True,
+    tied: bool = False,
     generation: dict[str, Any] | None = None,
 ) -> Path:
     """A random Llama with a chat template in `folder`; `peak` is about the standard deviation of its logits."""
@@ -80,7 +81,7 @@ def make_llama(
         pad_token_id=tokenizer.pad_token_id,
         eos_token_id=tokenizer.eos_token_id,
         bos_token_id=None,
-        tie_word_embeddings=False,
+        tie_word_embeddings=tied,
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

@@ -143,8 +143,8 @@ class Batch:
                 encoder_outputs=BaseModelOutput(last_hidden_state=encoded),
                 attention_mask=mask,
                 decoder_input_ids=torch.full((len(prompts), 1), loaded.decoder_start, device=device),
-                past_key_values=both,
                 use_cache=True,
+                **{loaded.cache_argument: both},
             )
             starts: list[tuple[int, ...]] = [(loaded.decoder_start,)] * len(prompts)
             return both.self_attention_cache, both.cross_attention_cache, out.logits[:, -1].float(), starts
@@ -183,8 +183,8 @@ class Batch:
                 attention_mask=(torch.arange(size, device=device) < sources).long(),
                 decoder_input_ids=newest,
                 decoder_attention_mask=mask,
-                past_key_values=self._cache,
                 use_cache=True,
+                **{loaded.cache_argument: self._cache},
             )
         else:
             arguments: dict[str, Any] = {"position_ids": lengths - 1} if loaded.positions else {}

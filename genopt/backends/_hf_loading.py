@@ -20,6 +20,7 @@ from transformers.cache_utils import DynamicCache, DynamicLayer, DynamicSlidingW
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import eager_mask
 
+from genopt._loading import ONE_AT_A_TIME
 from genopt.backends._hf_choices import Choices
 from genopt.backends._hf_sampling import Rules
 from genopt.backends._model_files import digest, model_folder
@@ -29,6 +30,7 @@ from genopt.types import Message, ParamValue
 transformers: Any = _transformers  # partly typed: its own annotations refuse its documented calls
 
 _RELATIVE_DECODERS = ("t5", "mt5", "umt5", "longt5", "switch_transformers", "pix2struct")
+_CACHES = ("cache", "past_key_values", "cache_params")  # from 5.24 on, before, before in recurrent models
 _NOT_APPLIED = {
     "sequence_bias": None,
     "bad_words_ids": None,
@@ -125,17 +127,14 @@ def load(name: str, options: Mapping[str, Any]) -> LoadedModel:
     if options["threads"] is not None:
         torch.set_num_threads(options["threads"])
     device = _device(options["device"])
-    with quiet():
+    with ONE_AT_A_TIME, quiet():
         try:
             config = transformers.AutoConfig.from_pretrained(name, **shared)
             tokenizer = transformers.AutoTokenizer.from_pretrained(name, **shared)
             seq2seq = bool(config.is_encoder_decoder)
             auto = transformers.AutoModelForSeq2SeqLM if seq2seq else transformers.AutoModelForCausalLM
             shared["dtype"] = _dtype(options["dtype"], device)
-            model, told = auto.from_pretrained(name, output_loading_info=True, **shared)
-            if told["missing_keys"]:  # seen where threads load: a weight is left out at random; tied ones never count
-                model = auto.from_pretrained(name, **shared)
-            model = model.to(device).eval()
+            model = auto.from_pretrained(name, **shared).to(device).eval()
         except torch.OutOfMemoryError as error:
             raise BackendError(f"the model {name} does not fit into the memory of {device}") from error
         except Exception as error:  # the library raises anything from OSError to KeyError for a bad model
@@ -214,7 +213,7 @@ def _describe(
         vocabulary=head.weight.shape[0] if head is not None else text_config.vocab_size,
         positions="position_ids" in accepted and not seq2seq,
         logits_to_keep="logits_to_keep" in accepted,
-        cache_argument="past_key_values" if "past_key_values" in accepted else "cache_params",
+        cache_argument=next((name for name in _CACHES if name in accepted), _CACHES[0]),
         batchable=plain,
         joinable=plain and (not seq2seq or config.model_type in _RELATIVE_DECODERS),
         raw=options["raw"],

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from genopt._loading import ONE_AT_A_TIME
 from genopt.errors import MissingExtra, SpecError
 from genopt.scorers._embedded import Embedded
 
@@ -78,7 +79,7 @@ def load_model(name: str, device: str, *, where: str) -> Any:
         raise MissingExtra("sentence-transformers", "embedding") from error
     local = Path(name).expanduser()
     try:
-        with _no_progress_bars():
+        with ONE_AT_A_TIME, _no_progress_bars():
             return SentenceTransformer(str(local) if local.exists() else name, device=device)
     except Exception as error:
         reason = next(iter(str(error).splitlines()), type(error).__name__)

@@ -316,6 +316,24 @@ class TestTelling:
         generate(llama, [Request((Message("user", "dog"),), {"max_tokens": 1}, 1, "example")], tell=told.append)
         assert told == [f"loading {llama} (0.0 GB)"]
 
+    def test_models_that_load_at_once_are_whole(self, tmp_path: Path) -> None:
+        """The library's own loading is not meant for threads: two at once left the class without `tie_weights`."""
+        folder = tiny_models.make_llama(tmp_path / "tied", tied=True)
+        tie_weights = transformers.PreTrainedModel.tie_weights
+
+        async def session() -> list[Any]:
+            backends = [TransformersBackend(model=str(folder), options=ONE_THREAD) for _ in range(3)]
+            try:
+                await asyncio.gather(*(backend.open() for backend in backends))
+                return [backend._loaded.model for backend in backends if backend._loaded is not None]
+            finally:
+                await asyncio.gather(*(backend.aclose() for backend in backends))
+
+        for _ in range(8):
+            for model in asyncio.run(session()):
+                assert model.lm_head.weight is model.model.embed_tokens.weight
+        assert transformers.PreTrainedModel.tie_weights is tie_weights
+
 
 def library(folder: Path) -> tuple[Any, Any]:
     """The model and tokenizer of a folder, as the library loads them."""
