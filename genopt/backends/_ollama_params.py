@@ -6,63 +6,36 @@ What versions do was read in Ollama's source, release by release.
 from __future__ import annotations
 
 import ast
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from genopt.types import Domain, ParamValue, Range
+from genopt.backends._domains import COMMON
+from genopt.types import Domain, ParamValue
 
 Version = tuple[int, ...]
 Runner = Literal["llama.cpp", "ollama-engine", "llama-server", "mlx"]
 
 PARAMS: Mapping[str, Domain] = {
     "model": Domain("str", "The model that answers; every one of them must be in the server."),
-    "temperature": Domain("float", "Divides the logits; 0 is greedy.", low=0.0, neutral=(1.0,), search=Range(0.0, 1.2)),
-    "top_k": Domain("int", "Keep the k likeliest tokens; 0 is off.", low=0, neutral=(0,)),
-    "top_p": Domain(
-        "float",
-        "Keep the likeliest tokens that together hold this probability.",
-        low=0.0,
-        high=1.0,
-        low_open=True,
-        neutral=(1.0,),
-        search=Range(0.5, 1.0),
-    ),
-    "min_p": Domain(
-        "float",
-        "Keep tokens at least this share as likely as the likeliest one.",
-        low=0.0,
-        high=1.0,
-        neutral=(0.0,),
-        search=Range(0.0, 0.2),
-    ),
-    "typical_p": Domain(
-        "float",
-        "Keep the tokens nearest the expected surprise that together hold this probability.",
-        low=0.0,
-        high=1.0,
-        low_open=True,
-        neutral=(1.0,),
-    ),
-    "repetition_penalty": Domain(
-        "float",
-        "Makes tokens of the last repeat_last_n, the prompt's included, less likely above 1, likelier below.",
-        low=0.0,
-        low_open=True,
-        neutral=(1.0,),
-        search=Range(1.0, 1.2),
+    "temperature": replace(COMMON["temperature"], high=math.inf),
+    **{name: COMMON[name] for name in ("top_k", "top_p", "min_p", "typical_p")},
+    "repetition_penalty": replace(
+        COMMON["repetition_penalty"],
+        doc="Makes tokens of the last repeat_last_n, the prompt's included, less likely above 1, likelier below.",
     ),
     "repeat_last_n": Domain(
         "int", "Tokens that the three penalties look back on; 0 turns them off, -1 is the whole context.", low=-1
     ),
-    "presence_penalty": Domain(
-        "float", "Subtracted from the logit of every token among the last repeat_last_n.", -2.0, 2.0, neutral=(0.0,)
+    "presence_penalty": replace(
+        COMMON["presence_penalty"], doc="Subtracted from the logit of every token among the last repeat_last_n."
     ),
-    "frequency_penalty": Domain(
-        "float", "Subtracted once for each time the token is among the last repeat_last_n.", -2.0, 2.0, neutral=(0.0,)
+    "frequency_penalty": replace(
+        COMMON["frequency_penalty"], doc="Subtracted once for each time the token is among the last repeat_last_n."
     ),
-    "max_tokens": Domain("int", "The text ends after this many tokens.", low=1),
+    "max_tokens": COMMON["max_tokens"],
     "stop": Domain("strings", "The text ends before the first of these; the list replaces the model's own."),
 }
 

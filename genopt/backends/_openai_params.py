@@ -10,68 +10,19 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, Literal
 
-from genopt.types import Domain, ParamValue, Range
+from genopt.backends._domains import COMMON
+from genopt.types import Domain, ParamValue
 
 Dialect = Literal["openai", "vllm", "llama.cpp"]
 
 _OPENAI: Mapping[str, Domain] = {
-    "temperature": Domain(
-        "float",
-        "Divides the logits; 0 is greedy.",
-        low=0.0,
-        high=2.0,
-        neutral=(1.0,),
-        search=Range(0.0, 1.2),
-    ),
-    "top_p": Domain(
-        "float",
-        "Keep the likeliest tokens that together hold this probability.",
-        low=0.0,
-        high=1.0,
-        low_open=True,
-        neutral=(1.0,),
-        search=Range(0.5, 1.0),
-    ),
-    "presence_penalty": Domain(
-        "float", "Subtracted from the logit of every token already generated.", low=-2.0, high=2.0, neutral=(0.0,)
-    ),
-    "frequency_penalty": Domain(
-        "float", "Subtracted once for each time the token was generated.", low=-2.0, high=2.0, neutral=(0.0,)
-    ),
-    "max_tokens": Domain("int", "The text ends after this many tokens.", low=1),
-    "stop": Domain("strings", "The text ends before the first of these; hosted models take at most 4.", neutral=((),)),
+    **{n: COMMON[n] for n in ("temperature", "top_p", "presence_penalty", "frequency_penalty", "max_tokens")},
+    "stop": replace(COMMON["stop"], doc="The text ends before the first of these; hosted models take at most 4."),
 }
-_LOCAL: Mapping[str, Domain] = {
-    "top_k": Domain("int", "Keep the k likeliest tokens; 0 is off.", low=0, neutral=(0,)),
-    "min_p": Domain(
-        "float",
-        "Keep tokens at least this share as likely as the likeliest one.",
-        low=0.0,
-        high=1.0,
-        neutral=(0.0,),
-        search=Range(0.0, 0.2),
-    ),
-    "repetition_penalty": Domain(
-        "float",
-        "Makes tokens of the prompt and the text less likely above 1, likelier below.",
-        low=0.0,
-        low_open=True,
-        neutral=(1.0,),
-        search=Range(1.0, 1.2),
-    ),
-}
-_VLLM: Mapping[str, Domain] = {
-    "min_tokens": Domain("int", "No end token and no stop string before this many tokens.", low=0, neutral=(0,)),
-}
+_LOCAL: Mapping[str, Domain] = {name: COMMON[name] for name in ("top_k", "min_p", "repetition_penalty")}
+_VLLM: Mapping[str, Domain] = {"min_tokens": COMMON["min_tokens"]}
 _LLAMA_CPP: Mapping[str, Domain] = {
-    "typical_p": Domain(
-        "float",
-        "Keep the tokens nearest the expected surprise that together hold this probability.",
-        low=0.0,
-        high=1.0,
-        low_open=True,
-        neutral=(1.0,),
-    ),
+    "typical_p": COMMON["typical_p"],
     "top_n_sigma": Domain(
         "float", "Keep tokens whose logit is within so many deviations of the highest; -1 is off.", low=-1.0,
         neutral=(-1.0,),

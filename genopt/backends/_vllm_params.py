@@ -11,57 +11,25 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+from genopt.backends._domains import COMMON
 from genopt.errors import BackendError
 from genopt.spec.read import hint
-from genopt.types import Domain, ParamValue, Range, Request
+from genopt.types import Domain, ParamValue, Request
 
 NO_LORA = "none"
+LONGEST = 2**31 - 1  # what the engine keeps a count in
 PARAMS: Mapping[str, Domain] = {
-    "temperature": Domain(
-        "float",
-        "Divides the logits before truncation; 0 is greedy, and nothing between 0 and 0.01 is possible.",
-        low=0.0,
-        high=2.0,
-        neutral=(1.0,),
-        search=Range(0.0, 1.2),
+    "temperature": replace(
+        COMMON["temperature"],
+        doc="Divides the logits before truncation; 0 is greedy, and nothing between 0 and 0.01 is possible.",
     ),
-    "top_k": Domain("int", "Keep the k likeliest tokens; 0 is off.", low=0, high=2**31 - 1, neutral=(0,)),
-    "top_p": Domain(
-        "float",
-        "Keep the likeliest tokens that together hold this probability.",
-        low=0.0,
-        high=1.0,
-        low_open=True,
-        neutral=(1.0,),
-        search=Range(0.5, 1.0),
-    ),
-    "min_p": Domain(
-        "float",
-        "Keep tokens at least this share as likely as the likeliest one.",
-        low=0.0,
-        high=1.0,
-        neutral=(0.0,),
-        search=Range(0.0, 0.2),
-    ),
-    "repetition_penalty": Domain(
-        "float",
-        "Makes tokens of the prompt and the text less likely above 1, likelier below.",
-        low=0.0,
-        low_open=True,
-        neutral=(1.0,),
-        search=Range(1.0, 1.2),
-    ),
-    "presence_penalty": Domain(
-        "float", "Subtracted from the logit of every token already generated.", low=-2.0, high=2.0, neutral=(0.0,)
-    ),
-    "frequency_penalty": Domain(
-        "float", "Subtracted once for each time the token was generated.", low=-2.0, high=2.0, neutral=(0.0,)
-    ),
-    "max_tokens": Domain("int", "The text ends after this many tokens.", low=1, high=2**31 - 1),
-    "min_tokens": Domain(
-        "int", "No end token and no stop string before this many tokens.", low=0, high=2**31 - 1, neutral=(0,)
-    ),
-    "stop": Domain("strings", "The text ends before the first of these.", neutral=((),)),
+    "top_k": replace(COMMON["top_k"], high=LONGEST),
+    **{
+        name: COMMON[name] for name in ("top_p", "min_p", "repetition_penalty", "presence_penalty", "frequency_penalty")
+    },
+    "max_tokens": replace(COMMON["max_tokens"], high=LONGEST),
+    "min_tokens": replace(COMMON["min_tokens"], high=LONGEST),
+    "stop": COMMON["stop"],
     "bad_words": Domain("strings", "The tokens that spell one of these are not written in a row.", neutral=((),)),
     "lora": Domain("str", "The adapter of backend.options.lora that answers, or none.", neutral=(NO_LORA,)),
     "model": Domain("str", "The model that answers; another one takes the place of the one that is loaded."),

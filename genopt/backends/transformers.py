@@ -12,10 +12,12 @@ import functools
 import logging
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from genopt.backends._domains import COMMON
 from genopt.errors import BackendError, MissingExtra, SpecError
-from genopt.types import BackendInfo, Domain, Generation, Message, ParamValue, Range, Request
+from genopt.types import BackendInfo, Domain, Generation, Message, ParamValue, Request
 
 if TYPE_CHECKING:
     from genopt.backends._hf_loading import LoadedModel
@@ -25,64 +27,21 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 PARAMS: Mapping[str, Domain] = {
-    "temperature": Domain(
-        "float",
-        "Divides the logits before truncation; 0 is greedy.",
-        low=0.0,
-        high=5.0,
-        neutral=(1.0,),
-        search=Range(0.0, 1.2),
-    ),
-    "top_k": Domain("int", "Keep the k likeliest tokens; 0 is off.", low=0, neutral=(0,)),
-    "top_p": Domain(
-        "float",
-        "Keep the likeliest tokens that together hold this probability.",
-        low=0.0,
-        high=1.0,
-        low_open=True,
-        neutral=(1.0,),
-        search=Range(0.5, 1.0),
-    ),
-    "min_p": Domain(
-        "float",
-        "Keep tokens at least this share as likely as the likeliest one.",
-        low=0.0,
-        high=1.0,
-        neutral=(0.0,),
-        search=Range(0.0, 0.2),
-    ),
-    "typical_p": Domain(
-        "float",
-        "Keep the tokens nearest the expected surprise that together hold this probability.",
-        low=0.0,
-        high=1.0,
-        low_open=True,
-        neutral=(1.0,),
-    ),
-    "repetition_penalty": Domain(
-        "float",
-        "Makes tokens of the prompt and the text less likely above 1, likelier below (encoder prompts do not count).",
-        low=0.0,
-        low_open=True,
-        neutral=(1.0,),
-        search=Range(1.0, 1.2),
+    "temperature": replace(COMMON["temperature"], doc="Divides the logits before truncation; 0 is greedy.", high=5.0),
+    **{name: COMMON[name] for name in ("top_k", "top_p", "min_p", "typical_p")},
+    "repetition_penalty": replace(
+        COMMON["repetition_penalty"],
+        doc="Makes tokens of the prompt and the text less likely above 1, likelier below (not an encoder's prompt).",
     ),
     "no_repeat_ngram_size": Domain(
         "int", "No n-gram of this size occurs twice in prompt and text; 0 is off.", low=0, neutral=(0,)
     ),
-    "presence_penalty": Domain(
-        "float", "Subtracted from the logit of every token already generated.", low=-2.0, high=2.0, neutral=(0.0,)
-    ),
-    "frequency_penalty": Domain(
-        "float", "Subtracted once for each time the token was generated.", low=-2.0, high=2.0, neutral=(0.0,)
-    ),
+    **{name: COMMON[name] for name in ("presence_penalty", "frequency_penalty")},
     "num_beams": Domain("int", "Beams of the beam search; 1 is none. Beams run alone: slow.", 1, 16, neutral=(1,)),
     "length_penalty": Domain(
         "float", "With beams: above 0 favours long texts, below 0 short ones.", low=-10.0, high=10.0, neutral=(1.0,)
     ),
-    "max_tokens": Domain("int", "The text ends after this many tokens.", low=1),
-    "min_tokens": Domain("int", "No end token and no stop string before this many tokens.", low=0, neutral=(0,)),
-    "stop": Domain("strings", "The text ends before the first of these.", neutral=((),)),
+    **{name: COMMON[name] for name in ("max_tokens", "min_tokens", "stop")},
 }
 
 _OPTIONS: Mapping[str, Any] = {
