@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping, Sequence
 
 from genopt.space import SearchSpace
@@ -77,6 +78,35 @@ def canonical(
     if isinstance(stop, tuple):
         kept["stop"] = tuple(sorted(set(stop)))
     return dict(sorted(kept.items()))
+
+
+def live(
+    params: Params,
+    domains: Mapping[str, Domain],
+    *,
+    switches: frozenset[str] = frozenset(),
+    vocabulary: int | None = None,
+) -> dict[str, ParamValue]:
+    """What acts in a configuration, with its strength; for the distance between two of them, never for requests.
+
+    Equal for what is equal in canonical form. But where that leaves a neutral value out, here it stays: top_p 0.99 is
+    next to 1. Only what could have any value is left out (top_p at temperature 0). A top_k that is off keeps infinitely
+    many tokens.
+    """
+    kept = canonical(params, domains, switches=switches, vocabulary=vocabulary)
+    inert = set(GREEDY_INERT) if deterministic(kept) else set()
+    if params.get("num_beams", 1) in (None, 1):
+        inert.add("length_penalty")
+    if not any(name in kept for name in PENALTIES):
+        inert.add("repeat_last_n")
+    for name, domain in domains.items():
+        if params.get(name) is not None and name not in inert and domain.neutral:
+            kept.setdefault(name, domain.neutral[0])
+    if params.get("shots") == 0:
+        kept["shots"] = 0
+    if "top_k" in kept and kept["top_k"] in (0, -1):
+        kept["top_k"] = math.inf
+    return kept
 
 
 def deterministic(params: Params) -> bool:

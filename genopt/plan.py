@@ -119,6 +119,11 @@ class Plan:
         resolved = canonical.resolve(chosen, space=self.space, today=self.today, domains=self.domains)
         return self._configuration(resolved)
 
+    def live(self, chosen: Params) -> Mapping[str, ParamValue]:
+        """What acts in the configuration behind flat parameters as the space gives them (see canonical.live)."""
+        resolved = canonical.resolve(chosen, space=self.space, today=self.today, domains=self.domains)
+        return canonical.live(resolved, self.domains, switches=self.space.switches(), vocabulary=self.info.vocabulary)
+
     def over_baseline(self, params: Params) -> Configuration:
         """The baseline with some of its settings replaced."""
         coerced = {n: self.domains[n].coerce(v) if n in self.domains else v for n, v in params.items()}

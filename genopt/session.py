@@ -88,6 +88,7 @@ class Session:
             seed=spec.seed,
             sampler=plan.sampler.name,
             worker=self.worker.id,
+            live=plan.live,
         )
         await self.db(self.store.create)
         spent = await self.db(self.store.spent, self.study.id)
@@ -234,8 +235,7 @@ class Session:
         if now - self._last_progress < 0.25:
             return
         self._last_progress = now
-        generations_per_second, tokens_per_second = self.rate.mark(self.meter)
-        self.emit(self._progress(generations_per_second, tokens_per_second))
+        self.emit(self._progress(*self.rate.mark(self.meter)))
 
     def _progress(self, generations_per_second: float, tokens_per_second: float) -> Event:
         best = self.best()

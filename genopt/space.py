@@ -61,6 +61,25 @@ class Number:
             inside = self.low + min(round((inside - self.low) / self.step), self._steps()) * self.step
         return self._typed(inside)
 
+    def at(self, fraction: float) -> float:
+        """The value at a fraction in [0, 1] of the way up (in the logarithm for a log dimension); where values are
+        counted, each has the same share of the way."""
+        if self.log:
+            half = 0.5 if self.integer else 0.0
+            low, high = math.log(self.low - half), math.log(self.high + half)
+            return self.nearest(math.exp(low + fraction * (high - low)))
+        if self.step is not None or self.integer:
+            return self._typed(self.low + min(int(fraction * (self._steps() + 1)), self._steps()) * (self.step or 1))
+        return self._typed(self.low + fraction * (self.high - self.low))
+
+    def fraction(self, value: float) -> float:
+        """How far up a value lies, in [0, 1]."""
+        if self.high <= self.low:
+            return 0.5
+        if self.log:
+            return math.log(value / self.low) / math.log(self.high / self.low)
+        return (value - self.low) / (self.high - self.low)
+
     def _steps(self) -> int:
         return math.floor((self.high - self.low) / (self.step or 1) + 1e-9)
 

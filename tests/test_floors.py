@@ -16,7 +16,7 @@ ROOT = Path(genopt.__file__).parent
 FLOORS: dict[int, str] = {
     0: "types errors events",
     1: "space canonical prompt presets _templates _turns metrics extract stats agreement racing objectives"
-    " lengths words worddiff",
+    " lengths words worddiff surrogate geometry proposals",
     2: "spec",
     3: "_loading dataset _rows _examples database tables store writer plugins backends scorers",
     4: "study",

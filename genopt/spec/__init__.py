@@ -141,7 +141,7 @@ class ConstraintSpec(Table):
 class SearchSpec(Table):
     """How the space is searched."""
 
-    sampler: Literal["auto", "tpe", "gp", "random", "grid", "nsga2"] = "auto"
+    sampler: Literal["auto", "hgp", "tpe", "gp", "random", "grid", "nsga2"] = "auto"
     """Who proposes; auto chooses by the space and the budget and records its choice."""
     pruner: Literal["paired", "median", "none"] = "paired"
     """How bad trials are stopped early."""

@@ -14,7 +14,10 @@ from optuna.samplers import BaseSampler
 from optuna.trial import FrozenTrial, TrialState
 
 from genopt.errors import SpecError
+from genopt.geometry import Live
+from genopt.proposals import Proposer
 from genopt.space import SearchSpace
+from genopt.study.hgp import HgpSampler
 
 GP_TRIALS = 250  # beyond, a Gaussian process costs more seconds per proposal than it saves generations
 PROPOSAL = "proposal"
@@ -65,6 +68,14 @@ def make_sampler(name: str, seed: int) -> BaseSampler:
     if name == "nsga2":
         return optuna.samplers.NSGAIISampler(seed=seed, population_size=16)
     return optuna.samplers.RandomSampler(seed=seed)
+
+
+def maker(name: str, seed: int, space: SearchSpace, live: Live | None = None) -> Callable[[int], BaseSampler]:
+    """What makes the sampler of each proposal of a study with this seed. What hgp works out once is kept in between."""
+    if name == "hgp":
+        proposer = Proposer(space, live)
+        return lambda proposal: HgpSampler(proposer, proposal_seed(seed, proposal))
+    return lambda proposal: make_sampler(name, proposal_seed(seed, proposal))
 
 
 def proposal_seed(study_seed: int, proposal: int) -> int:

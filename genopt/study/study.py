@@ -14,14 +14,15 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import optuna
-from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from genopt.database import masked
 from genopt.errors import StudyError
-from genopt.space import Choice, Number, SearchSpace
-from genopt.study.samplers import PROPOSAL, SeededSampler, make_sampler, proposal_seed
+from genopt.geometry import Live
+from genopt.space import SearchSpace
+from genopt.study.hgp import distribution
+from genopt.study.samplers import PROPOSAL, SeededSampler, maker
 from genopt.study.storage import open_storage
 from genopt.types import ParamValue
 
@@ -67,9 +68,11 @@ class TrialRecord:
 class Study:
     """One study, opened; see `open_study`."""
 
-    def __init__(self, study: optuna.Study, space: SearchSpace, *, seed: int, sampler: str, worker: str) -> None:
+    def __init__(
+        self, study: optuna.Study, space: SearchSpace, *, seed: int, sampler: str, worker: str, live: Live | None
+    ) -> None:
         self._study, self._space, self._worker = study, space, worker
-        self._study.sampler = SeededSampler(lambda proposal: make_sampler(sampler, proposal_seed(seed, proposal)))
+        self._study.sampler = SeededSampler(maker(sampler, seed, space, live))
         self._grid: Iterator[tuple[int, dict[str, ParamValue]]] | None = None
 
     @property
@@ -118,7 +121,7 @@ class Study:
         dimensions = self._space.open_dimensions()
         trial = optuna.trial.create_trial(
             params=dict(answers),
-            distributions={path: _distribution(dimensions[path]) for path in answers},
+            distributions={path: distribution(dimensions[path]) for path in answers},
             values=list(values),
             user_attrs={
                 PROPOSAL: _next_proposal(self._frozen()),
@@ -150,7 +153,7 @@ class Study:
             warnings.simplefilter("ignore")
             trial = self._study.ask() if queued is not None else self._begin(point, _next_proposal(trials))
             try:
-                params = self._space.sample(lambda path, dimension: trial._suggest(path, _distribution(dimension)))
+                params = self._space.sample(lambda path, dimension: trial._suggest(path, distribution(dimension)))
             except Exception:
                 self._study.tell(trial.number, state=TrialState.FAIL)
                 raise
@@ -245,9 +248,13 @@ def open_study(
     seed: int = 0,
     sampler: str = "tpe",
     worker: str = "",
+    live: Live | None = None,
     create: bool = True,
 ) -> Study:
-    """The study of this name, made when it is missing and `create` says so. Raises StudyError."""
+    """The study of this name, made when it is missing and `create` says so. Raises StudyError.
+
+    `live` says what acts in a configuration of flat parameters (see geometry.Geometry), for a sampler that asks.
+    """
     storage, _ = open_storage(url, create=create)
     names = optuna.get_all_study_names(storage)
     if name not in names:
@@ -271,21 +278,11 @@ def open_study(
             raise StudyError(
                 f"storage: the study {name!r} in {masked(url)} was not made by genopt", hint="choose another name"
             )
-    return Study(study, space, seed=seed, sampler=sampler, worker=worker)
+    return Study(study, space, seed=seed, sampler=sampler, worker=worker, live=live)
 
 
 def _next_proposal(trials: Sequence[FrozenTrial]) -> int:
     return max((int(t.user_attrs.get(PROPOSAL, t.number)) for t in trials), default=-1) + 1
-
-
-def _distribution(dimension: Number | Choice) -> BaseDistribution:
-    if isinstance(dimension, Choice):
-        labels: Any = dimension.labels
-        return CategoricalDistribution(labels)
-    if dimension.integer:
-        step = int(dimension.step or 1)
-        return IntDistribution(int(dimension.low), int(dimension.high), log=dimension.log, step=step)
-    return FloatDistribution(dimension.low, dimension.high, log=dimension.log, step=dimension.step)
 
 
 def _record(trial: FrozenTrial) -> TrialRecord:
