@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 from genopt.database import masked
 from genopt.errors import SpecError, StudyError
+from genopt.leases import Spent, Worker
 from genopt.objectives import Goal
 from genopt.space import SearchSpace
 from genopt.spec import ConstraintSpec, ObjectiveSpec, goal_of
 from genopt.spec.read import read_study
-from genopt.store import Spent, Store, Worker
+from genopt.store import Store
 from genopt.study import TrialRecord, copy_trials, open_study, remove_study
 
 _STUDY = re.compile(r"([\w+]+://(?:[^:/]*:[^@]*@)?[^#]*)#(.+)")  # a # in the password ends nothing
@@ -161,7 +162,7 @@ def load(where: str) -> Archive:
             verdict=study.attribute("verdict"),
             trials=study.trials(),
             spent=store.spent(study.id),
-            workers=store.workers(study.id),
+            workers=store.leases.workers(study.id),
             id=study.id,
             spec=study.attribute("spec") or {},
         )

@@ -161,12 +161,13 @@ async def confirm(session: Session, baseline: Evaluation, winner: Candidate | No
             None,
             note="no configuration looked better than the baseline while searching",
         )
-    looks: list[dict[str, Any]] = list(await session.db(session.study.attribute, "looks") or [])
     repeats = plan.spec.search.confirm_repeats
     signature = {"key": winner.key, "repeats": repeats}
-    if signature not in looks:
-        looks.append(signature)
-        await session.db(session.study.set_attribute, "looks", looks)
+    async with session.crew.turn("looks"):
+        looks: list[dict[str, Any]] = list(await session.db(session.study.attribute, "looks") or [])
+        if signature not in looks:
+            looks.append(signature)
+            await session.db(session.study.set_attribute, "looks", looks)
     look = looks.index(signature) + 1
     configs = (baseline.config, winner.evaluation.config)
     samples = sum(plan.spec.search.repeats if not c.deterministic else 1 for c in configs)

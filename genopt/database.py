@@ -1,7 +1,9 @@
-"""Owns how a database is reached: the URL and its password, SQLite's manners, and the words of a refusal."""
+"""Owns how a database is reached: the URL and its password, SQLite's manners, its clock, waiting for one that is away,
+and the words of a refusal."""
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -9,17 +11,58 @@ from typing import Any, TypeVar
 import sqlalchemy as sa
 from sqlalchemy import event
 from sqlalchemy.engine import URL, Engine, make_url
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.sql.functions import GenericFunction
+
+from genopt.errors import StudyError
 
 T = TypeVar("T")
+log = logging.getLogger(__name__)
 URL_HINT = "write e.g. sqlite:///study.db or postgresql://user:password@host/database; %40 stands for @ in a password"
+# What a URL means where it names no driver; a scheme that is not here goes to SQLAlchemy as it is.
+DRIVERS = {"postgres": "postgresql+psycopg", "mysql": "mysql+pymysql", "mariadb": "mariadb+pymysql"}
+SECRETS = ("pass", "secret", "token", "key")  # parts of the names of a URL's options whose values are not shown
+PATIENCE = 900.0  # seconds that a database may be away before a worker gives up
+
+
+def with_driver(url: str) -> str:
+    """The URL with the driver that genopt's extras install, where it names none."""
+    scheme, mark, rest = url.partition("://")
+    return DRIVERS.get(scheme, scheme) + mark + rest
 
 
 def masked(url: str | URL) -> str:
     """The URL without its password, for messages; one that cannot be taken apart is shown only if it can hold none."""
     try:
-        return make_url(url).render_as_string(hide_password=True)
+        made = make_url(url)
+        hidden = {name: "***" for name in made.query if any(part in name.lower() for part in SECRETS)}
+        return made.update_query_dict(hidden).render_as_string(hide_password=True).replace("%2A%2A%2A", "***")
     except (sa.exc.ArgumentError, ValueError):
-        return "the storage URL" if "@" in str(url) else repr(str(url))
+        return "the storage URL" if "@" in str(url) or "pass" in str(url).lower() else repr(str(url))
+
+
+class now(GenericFunction[float]):
+    """Seconds since the epoch by the database's clock, which all workers share."""
+
+    type = sa.Float(53)
+    inherit_cache = True
+    name = "genopt_now"
+
+
+@compiles(now, "sqlite")
+def _sqlite_now(element: now, compiler: Any, **kw: Any) -> str:
+    return "((julianday('now') - 2440587.5) * 86400.0)"
+
+
+@compiles(now, "postgresql")
+def _postgresql_now(element: now, compiler: Any, **kw: Any) -> str:
+    return "CAST(extract(epoch FROM clock_timestamp()) AS double precision)"
+
+
+@compiles(now, "mysql")
+@compiles(now, "mariadb")
+def _mysql_now(element: now, compiler: Any, **kw: Any) -> str:
+    return "(UNIX_TIMESTAMP(SYSDATE(6)) + 0e0)"
 
 
 def tune_sqlite(engine: Engine) -> None:
@@ -44,8 +87,83 @@ def tune_sqlite(engine: Engine) -> None:
 
 
 def engine_options(url: str) -> dict[str, Any]:
-    """Keywords for `create_engine`: waiting for a busy SQLite file, reconnecting to a restarted server."""
-    return {"connect_args": {"timeout": 60}} if url.startswith("sqlite") else {"pool_pre_ping": True}
+    """Keywords for `create_engine`: waiting for a busy SQLite file, reconnecting to a restarted server, and finding out
+    that one can no longer be reached."""
+    if url.startswith("sqlite"):
+        return {"connect_args": {"timeout": 60}}
+    options: dict[str, Any] = {"pool_pre_ping": True}
+    if "psycopg" in url or url.startswith("postgresql:"):
+        quiet = {"keepalives_idle": 15, "keepalives_interval": 5, "keepalives_count": 3, "tcp_user_timeout": 30_000}
+        options["connect_args"] = {"connect_timeout": 10, **quiet}
+    elif "pymysql" in url:
+        options["connect_args"] = {"connect_timeout": 10, "read_timeout": 60, "write_timeout": 60}
+    return options
+
+
+def passing(error: BaseException | None) -> bool:
+    """Whether waiting may help: the database is busy, restarts, or cannot be reached just now."""
+    while error is not None:
+        if isinstance(error, sa.exc.DBAPIError):
+            if isinstance(error.orig, Exception) and type(error.orig).__module__.startswith("sqlite3"):
+                said = str(error.orig).lower()
+                return "locked" in said or "busy" in said
+            return error.connection_invalidated or isinstance(error, (sa.exc.OperationalError, sa.exc.InterfaceError))
+        if isinstance(error, sa.exc.TimeoutError):
+            return True
+        error = error.__cause__
+    return False
+
+
+class StorageAway(StudyError):
+    """The database stayed away for too long; the same command goes on when it is back."""
+
+    exit_code = 75
+
+
+class Patience:
+    """Does something in the database, and again while the database is away: at most `seconds`, told by `tell`.
+
+    What is done must bear being done twice: a commit may have succeeded although nobody heard of it.
+    """
+
+    def __init__(self, url: str, *, seconds: float = PATIENCE, tell: Callable[[str], None] = log.warning) -> None:
+        self.url, self.seconds, self.tell = url, seconds, tell
+
+    def __call__(self, action: Callable[[], T]) -> T:
+        """What `action` gives. Raises what it raises, StorageAway when the database stays away."""
+        began = time.monotonic()
+        told, pause = False, 0.1
+        while True:
+            try:
+                found = action()
+            except Exception as error:
+                if not passing(error):
+                    raise
+                if time.monotonic() - began > self.seconds:
+                    raise self.away(error) from error
+                if pause > 0.5 and not told:  # a hiccup is not worth a line
+                    told = True
+                    self.tell(f"storage: {masked(self.url)} is away ({reason(_root(error))}); waiting for it")
+            else:
+                if told:
+                    self.tell(f"storage: {masked(self.url)} is back after {time.monotonic() - began:.0f} s")
+                return found
+            time.sleep(pause)
+            pause = min(pause * 2, 3.0)
+
+    def away(self, error: BaseException) -> StorageAway:
+        """The error of one that stayed away."""
+        return StorageAway(
+            f"storage: {masked(self.url)} stayed away ({reason(_root(error))})",
+            hint="nothing committed is lost: when the database is back, run the same command",
+        )
+
+
+def _root(error: BaseException) -> BaseException:
+    """What the driver's layer said, beneath Optuna's words."""
+    while not isinstance(error, sa.exc.SQLAlchemyError) and error.__cause__ is not None:
+        error = error.__cause__
+    return error
 
 
 def made_together(make: Callable[[], T]) -> T:

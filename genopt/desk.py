@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections import Counter
 from dataclasses import dataclass
 
 from genopt.errors import BackendError
 from genopt.outcomes import tell_duplicate
 from genopt.session import Session
-from genopt.study import Asked
+from genopt.study import Asked, Budget, Later
 from genopt.trial import Configuration
 
 MAX_FAILURES = 3  # times that a working engine fails one configuration before it is given up
 MAX_DUPLICATES = 40  # repeats in a row after which the space counts as exhausted
+SOON, WHILE = 0.05, 0.5  # seconds until another look at what other workers do
 SMALLEST_BATCH = 4  # trials that wait for another model before the engine changes to it, at least
 
 
@@ -49,6 +51,7 @@ class Desk:
         self._lock = asyncio.Lock()
         self._change = asyncio.Event()
         self._duplicates = 0
+        self._told = False
 
     async def ask(self) -> Job | None:
         """The next configuration that is not known yet, or None when the search is over."""
@@ -82,23 +85,31 @@ class Desk:
         """A configuration that is neither known nor on the desk, or None when none may be begun now."""
         session = self.session
         while True:
-            while (reason := self._spent(len(self.in_flight))) and self.in_flight and not self._spent(0):
+            await session.learn()
+            while (reason := self._spent(self._running())) and self._running() and not self._spent(0):
                 if self._waiting:
                     return None  # these first: while nothing runs no room can appear
-                self._change.clear()  # room may appear when a running trial is stopped early
-                await self._change.wait()
+                await self._room()  # when a running trial is stopped early
             if reason:
                 self.reason = self.reason or reason
+                if await self._others_run():
+                    continue
                 return None
-            await session.learn()
             trials = session.plan.trials
-            fresh = trials is None or len(session.seen) < trials
-            asked = await session.db(session.study.ask, lambda params: session.plan.configure(params).key, fresh=fresh)
+            budget = Budget(trials, frozenset([session.plan.baseline().key]))
+            try:
+                asked = await session.ask(budget, [*(job.asked.number for job in self.jobs())])
+            except Later:
+                await asyncio.sleep(SOON)
+                continue
             if asked is None and self.aside:
                 await self.ask_again()
                 continue
+            if asked is None and await self._others_run():
+                continue
             if asked is None:
-                self.reason = "the grid is done" if fresh else f"the budget of {trials} trials is spent"
+                grid = trials is None or len(session.seen) < trials
+                self.reason = "the grid is done" if grid else f"the budget of {trials} trials is spent"
                 return None
             config = session.plan.configure(asked.params)
             if config.key in self.in_flight:
@@ -115,6 +126,42 @@ class Desk:
             if self._duplicates >= MAX_DUPLICATES and session.plan.sampler.name != "grid":
                 self.reason = f"{MAX_DUPLICATES} proposals in a row were known already: the space looks exhausted"
                 return None
+
+    def jobs(self) -> list[Job]:
+        """What this worker has in hand: what runs, what the engine failed, what asked for the same as another."""
+        twins = [Job(asked, job.config) for key, job in self.in_flight.items() for asked in self._twins.get(key, ())]
+        return [*self.in_flight.values(), *(job for job, _ in self.aside), *twins]
+
+    def _running(self) -> int:
+        """Trials that are under way, those of other workers too."""
+        return len(self.in_flight) + self.session.elsewhere
+
+    async def _room(self) -> None:
+        """Return when room in the budget may have appeared: a trial ended here, or a while has passed."""
+        self._change.clear()
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._change.wait(), WHILE if self.session.elsewhere else None)
+        await self.session.learn()
+
+    async def _others_run(self) -> bool:
+        """Whether other workers have trials under way, after waiting a while for them: they may die, and the study is
+        not over before their trials are."""
+        session = self.session
+        if self.aside:
+            await self.ask_again()  # they may wait for these
+        await session.learn()
+        if not session.elsewhere or self._waiting:
+            return False
+        if not self._told and not self.in_flight:
+            self._told = True
+            session.note(f"waiting for {session.elsewhere} trials of other workers")
+        await asyncio.sleep(WHILE)
+        return True
+
+    async def lost(self, job: Job) -> None:
+        """Let a trial go that others have taken over."""
+        await self.session.db(self.session.study.release, job.asked.number, "its worker was silent; asked again")
+        await self.finished(job)
 
     async def ask_again(self) -> None:
         """Queue the trials that the engine failed again, but give a configuration up that it failed too often: one that

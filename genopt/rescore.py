@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import asyncio
 import math
-import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -102,7 +101,7 @@ async def rescore_async(
         prepare = getattr(scorer, "prepare", None)
         warnings = list(await prepare(list(examples.values()))) if prepare is not None else []
         key = scorer_key(spec, scorer, folder, repeats=repeats)
-        writer = Writer(archive.url, uuid.uuid4().hex)
+        writer = Writer(archive.url)
         if hasattr(scorer, "remember"):
             known = await asyncio.to_thread(store.judgments, getattr(scorer, "digest", ""))
             scorer.remember(known, writer.add)

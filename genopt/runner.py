@@ -6,7 +6,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -117,34 +117,51 @@ async def _run(plan: Plan, on_event: Listener, source: str | None) -> Result:
         if source is not None:
             await check_source(session, source)
         await session.open()
-        await check_unchanged(session)
-        if source is not None:
-            await fork_from(session, source)
+        async with session.crew.turn("begin"):
+            await check_unchanged(session)
+            if source is not None:
+                await fork_from(session, source)
         budget = plan.spec.budget.model_dump() | {"repeats": plan.spec.search.confirm_repeats}
         budget |= opinions_wanted(plan.spec.confirm, plan.spec.audit)
-        stored = await session.db(session.study.attribute, "verdict")
-        if stored is not None and stored.get("budget") == budget:
-            verdict = Verdict.from_json(stored)
+        verdict = await _reached(session, budget)
+        if verdict is not None:
             session.note("this study reached its verdict before; raise the budget to search on")
-            on_event(Decided(verdict.to_json()))
-            return Result(verdict, plan.spec.url, plan.spec.name)
-        await session.start()
-        for warning in plan.warnings:
-            session.note(warning, warning=True)
-        await check_judges(session)
-        baseline = await measure_baseline(session)
-        await search(session)
-        winner = await choose_winner(session, baseline)
-        verdict = await confirm(session, session.evaluations[baseline.config.key], winner)
-        verdict = await with_opinions(session, verdict, baseline.config, winner)
-        await session.db(session.study.set_attribute, "verdict", verdict.to_json() | {"budget": budget})
-        for note in usage_notes(plan.scorers):
-            session.note(note)
-        session.enter("done")
+        else:
+            verdict = await _decide(session, budget)
         on_event(Decided(verdict.to_json()))
         return Result(verdict, plan.spec.url, plan.spec.name)
     finally:
         await asyncio.shield(session.close())
+
+
+async def _decide(session: Session, budget: Mapping[str, Any]) -> Verdict:
+    """Search, and judge what was found; together with whatever other workers do so."""
+    plan = session.plan
+    await session.start()
+    for warning in plan.warnings:
+        session.note(warning, warning=True)
+    async with session.crew.turn("judges"):
+        await check_judges(session)
+    baseline = await measure_baseline(session)
+    await search(session)
+    winner = await choose_winner(session, baseline)
+    verdict = await confirm(session, session.evaluations[baseline.config.key], winner)
+    async with session.crew.turn("verdict"):
+        reached = await _reached(session, budget)  # by another worker, just now
+        if reached is None:
+            await session.learn()
+            reached = await with_opinions(session, verdict, baseline.config, winner)
+            await session.db(session.study.set_attribute, "verdict", {**reached.to_json(), "budget": budget})
+    for note in usage_notes(plan.scorers):
+        session.note(note)
+    session.enter("done")
+    return reached
+
+
+async def _reached(session: Session, budget: Mapping[str, Any]) -> Verdict | None:
+    """The verdict that the study reached within this budget, if it did."""
+    stored = await session.db(session.study.attribute, "verdict")
+    return Verdict.from_json(stored) if stored is not None and stored.get("budget") == budget else None
 
 
 async def check_unchanged(session: Session) -> None:

@@ -20,6 +20,7 @@ from genopt.session import Session
 from genopt.starts import enqueue_starts
 from genopt.stats import UNBOUNDED, expected_sd_of_difference, minimum_detectable_effect
 from genopt.trial import Configuration, Evaluation, mean_of
+from genopt.workers import TakenOver
 
 
 async def measure_baseline(session: Session) -> Evaluation:
@@ -28,9 +29,10 @@ async def measure_baseline(session: Session) -> Evaluation:
     config = plan.baseline()
     session.enter("baseline", "what you run today", len(plan.tune) * plan.spec.search.repeats)
     evaluation = await session.measure(config)
-    await session.learn()
-    if config.key not in session.known or await session.db(session.study.attribute, "baseline") is None:
-        await _enter_baseline(session, config, evaluation)
+    async with session.crew.turn("baseline"):
+        await session.learn()
+        if config.key not in session.known or await session.db(session.study.attribute, "baseline") is None:
+            await _enter_baseline(session, config, evaluation)
     values = evaluation.utility()
     per_example = plan.spec.search.confirm_repeats
     sd = expected_sd_of_difference(values[~np.isnan(values)])
@@ -90,15 +92,19 @@ async def search(session: Session) -> None:
     session.enter(
         "search", f"{plan.sampler.name} ({plan.sampler.why}), {spec.search.pruner} pruner", plan.bill().search
     )
-    await enqueue_starts(session)
+    async with session.crew.turn("starts"):
+        await enqueue_starts(session)
     desk = Desk(session)
     window = max(1, math.ceil(2 * plan.concurrency / (plan.trials_in_flight * spec.search.repeats)))
 
     async def evaluate(job: Job) -> None:
         rungs = racing.rungs(len(plan.tune))
-        evaluation = await session.measure(
-            job.config, trial_id=job.asked.trial_id, window=window, rungs=rungs, decide=_judge(session, job, rungs)
-        )
+        try:
+            evaluation = await session.measure(
+                job.config, trial_id=job.asked.trial_id, window=window, rungs=rungs, decide=_judge(session, job, rungs)
+            )
+        except TakenOver:
+            return await desk.lost(job)
         told = None
         incumbent = _incumbent(session)
         if len(evaluation.cells) < len(plan.tune) and incumbent is not None:

@@ -8,28 +8,29 @@ from __future__ import annotations
 
 import asyncio
 import math
-import os
-import socket
 import time
-import uuid
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Container, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
 
-from genopt.events import Event, Listener, Note, Progress, Stage, StageStarted
+from genopt.database import Patience
+from genopt.events import Listener, Note, Stage
+from genopt.leases import LEASE, Spent, Worker
+from genopt.liveness import as_worker
 from genopt.plan import Plan
+from genopt.progress import Ticker
 from genopt.schedule import run_trial
-from genopt.stats import mean_se
-from genopt.store import Spent, Store, Worker
-from genopt.study import Study, TrialRecord, open_study
-from genopt.trial import Configuration, Evaluation, Memory, Meter, Observation, Observer, Rate
+from genopt.store import Store
+from genopt.study import Asked, Budget, Study, TrialRecord, open_study
+from genopt.trial import Configuration, Evaluation, Memory, Meter, Observation, Observer
 from genopt.types import Example, Phase
+from genopt.workers import Crew, Share, TakenOver
 from genopt.writer import Writer
 
 T = TypeVar("T")
-LEASE = 60.0  # seconds without a heartbeat after which a worker counts as dead
+GRACE = 10.0  # seconds that a database which is away is waited for by one who wants to stop
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,34 +50,53 @@ class Known:
 class Session:
     """One worker on one study; use `open_session`, then `close`."""
 
-    def __init__(self, plan: Plan, emit: Listener) -> None:
+    def __init__(self, plan: Plan, emit: Listener, *, lease: float = LEASE) -> None:
         self.plan, self.emit = plan, emit
         self.evaluations: dict[str, Evaluation] = {}
         self.known: dict[str, Known] = {}
         self.seen: set[str] = set()
+        self.elsewhere = 0  # trials that other workers have in flight
         self._learnt: dict[str, Any] = {}
-        self._others: list[Worker] | None = None
-        self.worker = Worker(uuid.uuid4().hex, socket.gethostname(), process_name(), time.time(), time.time(), False)
-        self.rate = Rate()
-        self.stage: Stage = "opening"
-        self._planned = 0
-        self._last_progress = 0.0
+        self._others: list[tuple[str, float, bool]] | None = None
+        self._looked = -math.inf
+        self._paid = Spent()  # by the others, as far as the meter has it
+        self.worker = as_worker(lease)
+        self.patience = Patience(plan.spec.url, tell=self._warn)
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._places = {e.id: at for side in (plan.tune, plan.holdout) for at, e in enumerate(side)}
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="genopt-study")
         self.store: Store
         self.study: Study
         self.writer: Writer
         self.observer: Observer
-        self.meter: Meter
+        self.crew: Crew
+        self.meter = Meter()
+        self.ticker = Ticker(plan, self.meter, emit, best=self.best, known=self.known, elapsed=self.elapsed)
         self.elapsed_before = 0.0
         self.started = time.monotonic()
 
     async def db(self, action: Callable[..., T], *args: Any, **kwargs: Any) -> T:
-        """Run something on the thread that owns the database."""
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._thread, lambda: action(*args, **kwargs))
+        """Run something on the thread that owns the database, again while it is away: it must bear that."""
+        self._loop = asyncio.get_running_loop()
+        if (task := asyncio.current_task()) is not None and task.cancelling():
+            self.patience.seconds = min(self.patience.seconds, GRACE)
+        return await self._loop.run_in_executor(self._thread, self.patience, lambda: action(*args, **kwargs))
+
+    async def ask(self, budget: Budget, in_flight: Sequence[int]) -> Asked | None:
+        """The next trial (see Study.ask); `in_flight` are the numbers of those that this worker has in hand."""
+        begun = False
+
+        def attempt() -> Asked | None:
+            nonlocal begun
+            if begun:  # the database went away meanwhile: what was begun then is begun again
+                self.study.release_all("the storage went away; asked again", but=in_flight)
+            begun = True
+            return self.study.ask(lambda params: self.plan.configure(params).key, budget=budget)
+
+        return await self.db(attempt)
 
     async def open(self) -> None:
-        """Open or make the study, take the lease, and free what dead workers left behind. Raises StudyError."""
+        """Open or make the study and enter this worker's lease. Raises StudyError."""
         plan, spec = self.plan, self.plan.spec
         self.store = Store(spec.url)
         self.study = await self.db(
@@ -91,68 +111,86 @@ class Session:
             live=plan.live,
         )
         await self.db(self.store.create)
-        spent = await self.db(self.store.spent, self.study.id)
-        taken_over = await self.db(self.study.attribute, "taken_over") or {}  # by a fork, which did not pay for it
-        own = {name: count - taken_over.get(name, 0) for name, count in asdict(spent).items()}
-        self.meter = Meter.start(Spent(**own))
-        others = await self.db(self.store.workers, self.study.id)
-        self.elapsed_before = sum(max(0.0, worker.heartbeat - worker.started) for worker in others)
+        leases = self.store.leases
+        await self.db(leases.join, self.worker, self.study.id)
+        self.writer = Writer(spec.url, self.worker.id, beat=min(10.0, self.worker.lease / 6), tell=self._warn)
+        self.crew = Crew(self.db, leases, self.study, self.worker, self.writer, self.note)
+        self._count(await self.db(leases.workers, self.study.id))
 
     async def start(self) -> None:
-        """Begin to work: the lease, the writer, the observer."""
+        """Begin to work: the observer, what dead workers left, what is known."""
         plan, spec = self.plan, self.plan.spec
-        await self.db(self.store.join, self.worker, self.study.id)
-        self.writer = Writer(spec.url, self.worker.id)
-        self.observer = plan.observer(self.study.id, self.writer, self.meter, on_generation=self._tick)
+        self.observer = plan.observer(self.study.id, self.writer, self.meter, on_generation=self.ticker.tick)
         for scorer in plan.scorers.values():
             stored = partial(self.db, self.store.judgments, getattr(scorer, "digest", ""))
             if hasattr(scorer, "remember"):
                 scorer.remember(await stored(), self.writer.add)
             if hasattr(scorer, "watch"):
                 scorer.watch(stored)
-        await self.release_the_dead()
         await self.learn()
-        await self.recall()
         if plan.spec.search.sampler == "grid":
             await self.db(self.study.use_grid, spec.search.grid_points)
 
-    async def release_the_dead(self) -> None:
-        """Fail the trials of workers that are gone, and queue their configurations again."""
-        workers = {worker.id: worker for worker in await self.db(self.store.workers, self.study.id)}
-        for trial in await self.db(self.study.trials):
-            if trial.state == "running" and trial.worker != self.worker.id:
-                owner = workers.get(trial.worker or "")
-                if owner is None or not alive(owner):
-                    await self.db(self.study.release, trial.number, "its worker is gone; asked again")
-
-    async def learn(self) -> None:
-        """Take up what earlier runs and other workers asked and found; cheap while no other worker is at work."""
-        workers = await self.db(self.store.workers, self.study.id)
-        others = [worker for worker in workers if worker.id != self.worker.id]
-        if others == self._others and all(worker.closed for worker in others):
+    async def learn(self, *, after: float = 0.0) -> None:
+        """Take up what earlier runs and other workers asked, found and paid, and put back what the dead left; cheap
+        while no other worker is at work. Nothing happens within `after` seconds of the last time."""
+        if time.monotonic() - self._looked < after:
+            return
+        self._looked = time.monotonic()
+        workers = await self.crew.look()
+        self._count(workers)
+        others = [(worker.id, worker.heartbeat, worker.closed) for worker in workers if worker.id != self.worker.id]
+        if others == self._others and all(closed for *_, closed in others):
             return
         self._others = others
+        at_work = {worker.id: worker for worker in workers if not worker.closed}
+        self.elsewhere = 0
+        strays: set[str | None] = set()
         for trial in await self.db(self.study.trials):
-            key = trial.config.get("key")
-            if not key or trial.worker == self.worker.id:
+            if trial.worker == self.worker.id:
+                continue
+            if trial.state == "running":
+                self.elsewhere += trial.worker in at_work
+                strays |= {trial.worker} - at_work.keys()
+            if not (key := trial.config.get("key")):
                 continue
             self.seen.add(key)
             found = trial.state == "complete" and trial.values and "duplicate_of" not in trial.outcome
             if found and key not in self.known:
                 self.known[key] = known_from(trial)
                 self._learnt[key] = trial.config["params"]
+        for worker in strays:
+            await self.crew.bury(next((each for each in workers if each.id == worker), None))
+        await self.recall(all_of_them=self.plan.spec.search.pruner == "median")
 
-    async def recall(self) -> None:
-        """Make the evaluations of what was learnt, from stored rows."""
-        while self._learnt:
-            key, params = self._learnt.popitem()
+    async def recall(self, *, all_of_them: bool = True) -> None:
+        """Make the evaluations of what was learnt from stored rows, or only that of the one that leads."""
+        wanted = list(self._learnt) if all_of_them else [key for key in (self._leader(),) if key in self._learnt]
+        for key in wanted:
+            params = self._learnt.pop(key)
             if not self.known[key].stopped_early and key not in self.evaluations:
                 await self.measure(self.plan.configure(params))
 
+    def _count(self, workers: Sequence[Worker]) -> None:
+        """Put on the meter what others have paid since it was last looked up, and their hours on the clock."""
+        others = [worker for worker in workers if worker.id != self.worker.id]
+        self.elapsed_before = sum(max(0.0, worker.heartbeat - worker.started) for worker in others)
+        paid = sum((worker.paid for worker in others), Spent())
+        new, self._paid = paid - self._paid, paid
+        self.meter.search_generations += new.search_generations
+        self.meter.confirm_generations += new.confirm_generations
+        self.meter.tokens += new.tokens
+
+    def _warn(self, text: str) -> None:
+        """A warning from another thread."""
+        if self._loop is not None and not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(partial(self.note, text, warning=True))
+
     async def close(self) -> None:
         """Commit everything and end the lease; safe after a failed `open`."""
+        self.patience.seconds = min(self.patience.seconds, GRACE)
         if hasattr(self, "writer"):
-            await asyncio.to_thread(self.writer.close)
+            await asyncio.to_thread(self.writer.close, patience=GRACE)
         if hasattr(self, "study"):
             await self.db(self.study.close)
         if hasattr(self, "store"):
@@ -181,23 +219,50 @@ class Session:
         evaluation then holds the first n examples.
         """
         examples = self.plan.tune if examples is None else examples
+        slots = max(1, self.plan.concurrency // self.plan.spec.search.repeats)
         await self.flush()
-        memory = await self.memory(config, phase)
         evaluation = Evaluation(config, examples)
         rounds = 1 if config.deterministic else replicates  # the same text again says nothing new
         cells = [(position, replicate) for replicate in range(rounds) for position in range(len(examples))]
+        share = Share(
+            *(self.crew, self.observer, config, phase, examples, cells),
+            places=self._places,
+            read=partial(self.memory, config, phase),
+            flush=self.flush,
+        )
+        made: dict[int, Observation] = {}
 
         async def observe(index: int) -> Observation:
-            position, replicate = cells[index]
-            return await self.observer.observe(config, memory, examples[position], replicate, phase, trial_id)
+            if index not in made:
+                await share.hold(index)
+                position, replicate = cells[index]
+                made[index] = await self.observer.observe(
+                    config, share.memory, examples[position], replicate, phase, trial_id
+                )
+            return made[index]
 
         async def look(prefix: list[Observation]) -> bool:
             evaluation.cells = dict(zip(cells, prefix, strict=False))
             await self.flush()
+            await self.learn(after=2.0)
             return decide is None or await decide(evaluation, len(prefix))
 
-        slots = max(1, self.plan.concurrency // self.plan.spec.search.repeats)
-        found = await run_trial(len(cells), observe, window=window or 2 * slots, rungs=rungs, decide=look)
+        try:
+            if rungs:  # a trial, which is this worker's
+                await share.take()
+            else:
+                await share.spread(observe, window or 2 * slots)
+            found = await run_trial(len(cells), observe, window=window or 2 * slots, rungs=rungs, decide=look)
+        except TakenOver:
+            if rungs:
+                raise
+            return await self.measure(
+                config, examples=examples, phase=phase, replicates=replicates, trial_id=trial_id, window=window
+            )
+        except Exception:
+            await share.done()
+            raise
+        await share.done()
         evaluation.cells = dict(zip(cells, found, strict=False))
         if phase == "tune" and len(found) >= len(examples):
             self.evaluations[config.key] = evaluation
@@ -213,66 +278,27 @@ class Session:
         return self.elapsed_before + time.monotonic() - self.started
 
     def enter(self, stage: Stage, detail: str = "", planned: int = 0) -> None:
-        """Tell listeners that a stage begins."""
-        self.stage, self._planned = stage, self.meter.generations + planned
-        self.emit(StageStarted(stage, detail, planned))
+        """Tell listeners, and who looks at the workers, that a stage begins."""
+        self.ticker.enter(stage, detail, planned)
+        self.writer.stage = stage
 
     def note(self, text: str, *, warning: bool = False) -> None:
         """Tell listeners something."""
         self.emit(Note(text, "warning" if warning else "info"))
 
     def best(self) -> tuple[str, Evaluation] | None:
-        """The eligible configuration with the highest mean so far, by key."""
+        """The eligible configuration with the highest mean so far, by key; of any worker's, once it is learnt."""
+        best = self._leader(self.evaluations)
+        return None if best is None else (best, self.evaluations[best])
+
+    def _leader(self, among: Container[str] | None = None) -> str | None:
+        """The key of the eligible configuration with the highest mean."""
         best: str | None = None
         for key, known in self.known.items():  # often, and over every trial: one plain loop
             better = best is None or known.mean > self.known[best].mean
-            if better and known.eligible and not known.stopped_early and key in self.evaluations:
+            if better and known.eligible and not known.stopped_early and (among is None or key in among):
                 best = key
-        return None if best is None else (best, self.evaluations[best])
-
-    def _tick(self) -> None:
-        now = time.monotonic()
-        if now - self._last_progress < 0.25:
-            return
-        self._last_progress = now
-        self.emit(self._progress(*self.rate.mark(self.meter)))
-
-    def _progress(self, generations_per_second: float, tokens_per_second: float) -> Event:
-        best = self.best()
-        interval = None
-        if best is not None:
-            mean, se = mean_se(best[1].utility())
-            interval = (mean, mean - 1.96 * se, mean + 1.96 * se)
-        done, planned = self.meter.generations, max(self._planned, 1)
-        budget = self.plan.trials
-        if self.stage == "search" and budget and self.known:
-            each = self.meter.search_generations / len(self.known)
-            planned = round(done + max(0, budget - len(self.known)) * each)
-        fraction = min(1.0, done / planned)
-        left = (planned - done) / generations_per_second if generations_per_second > 0 else None
-        hours = self.plan.spec.budget.hours
-        if hours is not None:
-            left_of_budget = max(0.0, hours * 3600 - self.elapsed())
-            left = left_of_budget if left is None else min(left, left_of_budget)
-        return Progress(
-            stage=self.stage,
-            trials=len(self.known),
-            trial_budget=budget,
-            best=interval,
-            generations=done,
-            tokens=self.meter.tokens,
-            generations_per_second=generations_per_second,
-            tokens_per_second=tokens_per_second,
-            fraction=fraction,
-            seconds_left=left if left is None or math.isfinite(left) else None,
-            engine=self.engine_stats(),
-        )
-
-    def engine_stats(self) -> Mapping[str, float]:
-        """What the engine is doing, where it tells."""
-        stats = getattr(self.plan.backend, "stats", None)
-        found: Mapping[str, float] = {} if stats is None else stats()
-        return found
+        return best
 
 
 def known_from(trial: TrialRecord) -> Known:
@@ -289,32 +315,3 @@ def known_from(trial: TrialRecord) -> Known:
         bool(outcome.get("eligible", True)),
         {name: math.inf if v is None else v for name, v in outcome.get("violations", {}).items()},
     )
-
-
-def process_name() -> str:
-    """This process, told apart from a later one with the same number where the system says when it began."""
-    return f"{os.getpid()}:{_began(os.getpid())}"
-
-
-def _began(pid: int) -> str:
-    try:
-        with open(f"/proc/{pid}/stat", encoding="ascii", errors="replace") as file:
-            return file.read().rpartition(")")[2].split()[19]
-    except OSError:
-        return ""
-
-
-def alive(worker: Worker) -> bool:
-    """False when a worker said goodbye, let its lease run out, or is a process of this host that is gone."""
-    if worker.closed or time.time() - worker.heartbeat > LEASE:
-        return False
-    if worker.host != socket.gethostname():
-        return True
-    pid, _, began = worker.process.partition(":")
-    try:
-        os.kill(int(pid), 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return not began or _began(int(pid)) == began

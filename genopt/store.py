@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import sqlalchemy as sa
 
-from genopt.database import URL_HINT, engine_options, made_together, masked, reason, refusal, tune_sqlite
+from genopt.database import URL_HINT, engine_options, masked, passing, reason, refusal, tune_sqlite, with_driver
 from genopt.errors import StudyError
+from genopt.leases import Leases, Spent, insert, renew
+from genopt.migrations import create
 from genopt.tables import (
-    SCHEMA_VERSION,
     UNIQUE,
     Row,
+    claims,
     example_of,
     example_row,
     examples,
@@ -25,7 +25,6 @@ from genopt.tables import (
     judgment_of,
     judgment_row,
     judgments,
-    meta,
     metadata,
     scores,
     trial_rows,
@@ -34,87 +33,43 @@ from genopt.tables import (
 from genopt.types import Example, Judgment, Phase, Score
 
 
-@dataclass(frozen=True, slots=True)
-class Spent:
-    """What a study has paid for so far."""
-
-    search_generations: int = 0
-    confirm_generations: int = 0
-    tokens: int = 0
-
-    @property
-    def generations(self) -> int:
-        return self.search_generations + self.confirm_generations
-
-
-@dataclass(frozen=True, slots=True)
-class Worker:
-    """A process that works, or worked, on a study. Times are seconds since the epoch."""
-
-    id: str
-    host: str
-    process: str
-    started: float
-    heartbeat: float
-    closed: bool
-
-
 class Store:
-    """One connection to the database; use it from one thread at a time."""
+    """One connection to the database; use it from one thread at a time.
 
-    def __init__(self, url: str) -> None:
-        self.url = url
+    With `worker`, writing renews that worker's lease and counts what it paid for, in the same transaction; `kept` says
+    whether the lease was still its own.
+    """
+
+    def __init__(self, url: str, *, worker: str = "") -> None:
+        self.url, self.worker, self.kept = url, worker, True
+        url = with_driver(url)
         try:
             self._engine = sa.create_engine(url, **engine_options(url))
         except (sa.exc.ArgumentError, ModuleNotFoundError, ValueError) as error:
             raise StudyError(f"storage: {masked(url)} cannot be used ({refusal(error)})", hint=URL_HINT) from None
         tune_sqlite(self._engine)
-        self._connection: sa.Connection | None = None
+        self.leases = Leases(self._engine)
 
     def create(self) -> None:
-        """Make the tables where they are missing. Raises StudyError when the database cannot be written or is newer."""
-
-        def make() -> str | None:
-            with self._engine.begin() as connection:
-                metadata.create_all(connection)
-                found: str | None = connection.scalar(sa.select(meta.c.value).where(meta.c.key == "schema"))
-                if found is None:
-                    self._insert(connection, meta, [{"key": "schema", "value": str(SCHEMA_VERSION)}])
-                return found
-
+        """Make the tables where they are missing. Raises StudyError when the database cannot be written, or is of an
+        older or newer genopt."""
         try:
-            found = made_together(make)
+            create(self._engine)
         except sa.exc.SQLAlchemyError as error:
+            if passing(error):
+                raise
             raise StudyError(
                 f"storage: {masked(self.url)} cannot be written ({reason(error)})",
                 hint="check the path, its folder's permissions and the disk, or name another storage",
             ) from None
-        if found is not None and int(found) < SCHEMA_VERSION:
-            raise StudyError(
-                f"storage: {masked(self.url)} was written by an older genopt (schema {found}, this one has"
-                f" {SCHEMA_VERSION})",
-                hint="go on in a new storage: --set storage=...",
-            )
-        if found is not None and int(found) > SCHEMA_VERSION:
-            raise StudyError(
-                f"storage: {masked(self.url)} was written by a newer genopt (schema {found})", hint="upgrade genopt"
-            )
 
     def write(self, rows: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
         """Commit rows by table name in one transaction; a row that exists already is left as it is."""
         with self._engine.begin() as connection:
             for name, values in rows.items():
-                self._insert(connection, metadata.tables[name], values)
-
-    def _insert(self, connection: sa.Connection, table: sa.Table, values: Sequence[Mapping[str, Any]]) -> None:
-        if not values:
-            return
-        if connection.dialect.name in ("sqlite", "postgresql"):
-            dialect = __import__(f"sqlalchemy.dialects.{connection.dialect.name}", fromlist=["insert"])
-            statement = dialect.insert(table).on_conflict_do_nothing()
-        else:
-            statement = sa.insert(table).prefix_with("IGNORE", dialect="mysql")
-        connection.execute(statement, list(values))
+                insert(connection, metadata.tables[name], values)
+            if self.worker:
+                self.kept = renew(connection, self.worker, _cost(rows.get(generations.name, ()))) and self.kept
 
     def rows(self, study_id: int, config_key: str, phase: Phase) -> list[Row]:
         """Every stored generation of a configuration, with its scores."""
@@ -216,7 +171,7 @@ class Store:
                 for row in found
                 if row["example_id"] in kept
             }
-            self._insert(connection, generations, list(moved.values()))
+            insert(connection, generations, list(moved.values()))
             copied = len(moved)
             joined = sa.select(scores).join(generations, generations.c.id == scores.c.generation_id)
             old = connection.execute(joined.where(generations.c.study_id == source)).mappings()
@@ -225,7 +180,7 @@ class Store:
                 for row in old
                 if row["generation_id"] in moved
             ]
-            self._insert(connection, scores, again)
+            insert(connection, scores, again)
         return copied
 
     def copy_trial_rows(self, source: int, target: int, trials: Mapping[int, int]) -> None:
@@ -243,13 +198,13 @@ class Store:
                 for row in found
                 if row["trial_id"] in trials
             ]
-            self._insert(connection, trial_rows, rows)
+            insert(connection, trial_rows, rows)
 
     def copy_examples(self, source: int, target: int) -> None:
         """Give another study the same examples."""
         with self._engine.begin() as connection:
             found = connection.execute(sa.select(examples).where(examples.c.study_id == source)).mappings()
-            self._insert(connection, examples, [{**row, "study_id": target} for row in found])
+            insert(connection, examples, [{**row, "study_id": target} for row in found])
 
     def delete(self, study_id: int, trial_ids: Sequence[int]) -> None:
         """Remove everything of a study."""
@@ -260,26 +215,15 @@ class Store:
             connection.execute(sa.delete(generations).where(generations.c.study_id == study_id))
             connection.execute(sa.delete(examples).where(examples.c.study_id == study_id))
             connection.execute(sa.delete(workers).where(workers.c.study_id == study_id))
-
-    def join(self, worker: Worker, study_id: int) -> None:
-        """Enter a worker's lease."""
-        row = {"id": worker.id, "study_id": study_id, "host": worker.host, "process": worker.process}
-        times = {"started": worker.started, "heartbeat": worker.heartbeat, "closed": worker.closed}
-        self.write({"genopt_workers": [row | times]})
-
-    def beat(self, worker_id: str, *, closed: bool = False) -> None:
-        """Renew a worker's lease, or end it."""
-        with self._engine.begin() as connection:
-            connection.execute(
-                sa.update(workers).where(workers.c.id == worker_id).values(heartbeat=time.time(), closed=closed)
-            )
-
-    def workers(self, study_id: int) -> list[Worker]:
-        """Every worker the study ever had."""
-        with self._engine.connect() as connection:
-            found = connection.execute(sa.select(workers).where(workers.c.study_id == study_id)).all()
-        return [Worker(w.id, w.host, w.process, w.started, w.heartbeat, bool(w.closed)) for w in found]
+            connection.execute(sa.delete(claims).where(claims.c.study_id == study_id))
 
     def close(self) -> None:
         """Drop the connections; safe to call twice."""
         self._engine.dispose()
+
+
+def _cost(rows: Sequence[Mapping[str, Any]]) -> Spent:
+    """What new generations cost."""
+    searched = sum(row["phase"] == "tune" for row in rows)
+    tokens = sum(row["prompt_tokens"] + row["completion_tokens"] for row in rows)
+    return Spent(searched, len(rows) - searched, tokens)

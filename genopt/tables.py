@@ -12,18 +12,26 @@ from dataclasses import dataclass
 from typing import Any
 
 import sqlalchemy as sa
+from sqlalchemy.dialects import mysql
 
 from genopt.types import Example, Generation, Judgment, Params, Phase, Score
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3  # a change of the tables takes a step in migrations.py
 UNIQUE = ("config_key", "example_id", "sample", "phase")
 
 metadata = sa.MetaData()
+# MySQL's own TEXT ends at 64 KB and its FLOAT at 7 digits, and it would take "r1" and "R1" for one id.
+_text = sa.Text().with_variant(mysql.LONGTEXT(), "mysql", "mariadb")
+_float = sa.Float(53)
 _id = sa.BigInteger().with_variant(sa.Integer, "sqlite")
 
-generations = sa.Table(
+
+def _table(name: str, *columns: sa.schema.SchemaItem) -> sa.Table:
+    return sa.Table(name, metadata, *columns, mysql_charset="utf8mb4", mysql_collate="utf8mb4_bin")
+
+
+generations = _table(
     "genopt_generations",
-    metadata,
     sa.Column("id", _id, primary_key=True, autoincrement=False),
     sa.Column("study_id", sa.Integer, nullable=False),
     sa.Column("config_key", sa.String(64), nullable=False),
@@ -31,68 +39,74 @@ generations = sa.Table(
     sa.Column("sample", sa.Integer, nullable=False),
     sa.Column("phase", sa.String(16), nullable=False),
     sa.Column("seed", sa.BigInteger, nullable=False),
-    sa.Column("params", sa.Text, nullable=False),
-    sa.Column("text", sa.Text, nullable=False),
+    sa.Column("params", _text, nullable=False),
+    sa.Column("text", _text, nullable=False),
     sa.Column("finish", sa.String(16), nullable=False),
     sa.Column("prompt_tokens", sa.Integer, nullable=False),
     sa.Column("completion_tokens", sa.Integer, nullable=False),
-    sa.Column("seconds", sa.Float, nullable=False),
-    sa.Column("first_token_seconds", sa.Float),
-    sa.Column("why", sa.Text, nullable=False, server_default=""),
+    sa.Column("seconds", _float, nullable=False),
+    sa.Column("first_token_seconds", _float),
+    sa.Column("why", _text, nullable=False),
     sa.UniqueConstraint("study_id", "config_key", "example_id", "sample", "phase"),
 )
-scores = sa.Table(
+scores = _table(
     "genopt_scores",
-    metadata,
     sa.Column("generation_id", _id, primary_key=True, autoincrement=False),
     sa.Column("scorer_key", sa.String(64), primary_key=True),
-    sa.Column("value", sa.Float),
-    sa.Column("why", sa.Text, nullable=False, server_default=""),
+    sa.Column("value", _float),
+    sa.Column("why", _text, nullable=False),
 )
-judgments = sa.Table(
+judgments = _table(
     "genopt_judgments",
-    metadata,
     sa.Column("key", sa.String(64), primary_key=True),
     sa.Column("judge", sa.String(64), nullable=False, index=True),
-    sa.Column("value", sa.Float),
-    sa.Column("why", sa.Text, nullable=False),
-    sa.Column("probabilities", sa.Text, nullable=False),
-    sa.Column("raw", sa.Text, nullable=False),
+    sa.Column("value", _float),
+    sa.Column("why", _text, nullable=False),
+    sa.Column("probabilities", _text, nullable=False),
+    sa.Column("raw", _text, nullable=False),
     sa.Column("mode", sa.String(32), nullable=False),
     sa.Column("calls", sa.Integer, nullable=False),
     sa.Column("prompt_tokens", sa.Integer, nullable=False),
     sa.Column("completion_tokens", sa.Integer, nullable=False),
-    sa.Column("seconds", sa.Float, nullable=False),
+    sa.Column("seconds", _float, nullable=False),
 )
-trial_rows = sa.Table(
+trial_rows = _table(
     "genopt_trial_rows",
-    metadata,
     sa.Column("trial_id", sa.Integer, primary_key=True, autoincrement=False),
     sa.Column("generation_id", _id, primary_key=True, autoincrement=False),
 )
-workers = sa.Table(
+workers = _table(
     "genopt_workers",
-    metadata,
     sa.Column("id", sa.String(64), primary_key=True),
     sa.Column("study_id", sa.Integer, nullable=False, index=True),
     sa.Column("host", sa.String(255), nullable=False),
     sa.Column("process", sa.String(64), nullable=False),
-    sa.Column("started", sa.Float, nullable=False),
-    sa.Column("heartbeat", sa.Float, nullable=False),
+    sa.Column("started", _float, nullable=False),
+    sa.Column("heartbeat", _float, nullable=False),
     sa.Column("closed", sa.Boolean, nullable=False),
+    sa.Column("lease", _float, nullable=False, server_default="60"),
+    sa.Column("stage", sa.String(16), nullable=False, server_default=""),
+    sa.Column("rate", _float, nullable=False, server_default="0"),
+    sa.Column("search_generations", sa.BigInteger, nullable=False, server_default="0"),
+    sa.Column("confirm_generations", sa.BigInteger, nullable=False, server_default="0"),
+    sa.Column("tokens", sa.BigInteger, nullable=False, server_default="0"),
 )
-examples = sa.Table(
+claims = _table(
+    "genopt_claims",
+    sa.Column("study_id", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("name", sa.String(128), primary_key=True),
+    sa.Column("worker", sa.String(64), nullable=False, index=True),
+)
+examples = _table(
     "genopt_examples",
-    metadata,
     sa.Column("study_id", sa.Integer, primary_key=True, autoincrement=False),
     sa.Column("example_id", sa.String(255), primary_key=True),
     sa.Column("digest", sa.String(64), nullable=False),
     sa.Column("split", sa.String(16), nullable=False),
-    sa.Column("row", sa.Text, nullable=False),
+    sa.Column("row", _text, nullable=False),
 )
-meta = sa.Table(
+meta = _table(
     "genopt_meta",
-    metadata,
     sa.Column("key", sa.String(64), primary_key=True),
     sa.Column("value", sa.String(255), nullable=False),
 )

@@ -19,10 +19,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from genopt.errors import BackendError, ScorerError
+from genopt.leases import Spent
 from genopt.objectives import TIMED, Goal
 from genopt.prompt import Prompt, choose_shots
 from genopt.schedule import gather
-from genopt.store import Spent
 from genopt.tables import Row, generation_row, score_row
 from genopt.types import Backend, Example, Generation, Message, Params, Phase, Request, Score, Scorer
 

@@ -1,6 +1,7 @@
 """Owns the thread that commits rows in batches and keeps the worker's lease alive. Knows no table's meaning.
 
-Rows are committed within `delay` seconds of being added, and at once when somebody waits for a flush.
+Rows are committed within `delay` seconds of being added, and at once when somebody waits for a flush. The lease is
+renewed with every commit, and every `beat` seconds without one.
 """
 
 from __future__ import annotations
@@ -8,25 +9,39 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from typing import Any
 
-from sqlalchemy.exc import SQLAlchemyError
-
-from genopt.database import masked, reason
-from genopt.errors import StudyError
+from genopt.database import PATIENCE, Patience, masked, passing, reason
+from genopt.errors import GenoptError, StudyError
 from genopt.store import Store
 
 log = logging.getLogger(__name__)
 
 
 class Writer:
-    """A queue of rows in front of a Store that only this thread uses."""
+    """A queue of rows in front of a Store that only this thread uses; without a worker there is no lease to keep.
 
-    def __init__(self, url: str, worker_id: str, *, delay: float = 0.3, beat: float = 10.0, patience: float = 120.0):
+    `renewed` is when the lease was renewed last (time.monotonic), `lost` how often others took it for over; `stage` is
+    what the worker says it does.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        worker_id: str = "",
+        *,
+        delay: float = 0.3,
+        beat: float = 10.0,
+        patience: float = PATIENCE,
+        tell: Callable[[str], None] = log.warning,
+    ):
         self._url, self._worker_id = url, worker_id
-        self._delay, self._beat, self._patience = delay, beat, patience
+        self._delay, self._beat = delay, beat
+        self._patience = Patience(url, seconds=patience, tell=tell)
+        self.renewed, self.lost, self.stage = time.monotonic(), 0, ""
+        self._made = 0
         self._rows: dict[str, list[Mapping[str, Any]]] = {}
         self._waiting: list[Future[None]] = []
         self._wake = threading.Condition()
@@ -57,8 +72,11 @@ class Writer:
                 self._wake.notify()
         return future
 
-    def close(self) -> None:
-        """Commit what is queued, end the lease and stop the thread; safe to call twice."""
+    def close(self, *, patience: float | None = None) -> None:
+        """Commit what is queued, end the lease and stop the thread; safe to call twice. A database that is away is
+        waited for, `patience` seconds at most."""
+        if patience is not None:
+            self._patience.seconds = patience
         with self._wake:
             self._closing = True
             self._wake.notify()
@@ -68,7 +86,9 @@ class Writer:
         if self._error is not None:
             raise self._failure(self._error) from self._error
 
-    def _failure(self, error: BaseException) -> StudyError:
+    def _failure(self, error: BaseException) -> GenoptError:
+        if isinstance(error, GenoptError):
+            return type(error)(str(error), hint=error.hint)
         return StudyError(
             f"storage: {masked(self._url)} could not be written: {reason(error)}",
             hint="nothing committed is lost: free the disk or restart the database, then run the same command",
@@ -79,7 +99,7 @@ class Writer:
         store: Store | None = None
         beaten = time.monotonic()
         try:
-            store = Store(self._url)
+            store = Store(self._url, worker=self._worker_id)
             while True:
                 with self._wake:
                     if not self._rows and not self._waiting and not self._closing:
@@ -97,10 +117,11 @@ class Writer:
                 for future in waiting:
                     future.set_result(None)
                 if closing and not self._rows:
-                    store.beat(self._worker_id, closed=True)
+                    if self._worker_id:
+                        self._patience(lambda: store.leases.end(self._worker_id))
                     return
                 if time.monotonic() - beaten >= self._beat:
-                    self._try(lambda: store.beat(self._worker_id))
+                    self._renew(store, time.monotonic() - beaten)
                     beaten = time.monotonic()
         except BaseException as error:
             failure = self._failure(error)
@@ -117,20 +138,31 @@ class Writer:
 
     def _commit(self, store: Store, rows: Mapping[str, list[Mapping[str, Any]]]) -> None:
         """Commit, and keep trying while the database is away or busy."""
-        give_up = time.monotonic() + self._patience
-        pause = 0.2
-        while True:
-            try:
-                return store.write(rows)
-            except SQLAlchemyError as error:
-                if time.monotonic() > give_up:
-                    raise
-                log.warning("storage is busy or away (%s); trying again in %.1f s", type(error).__name__, pause)
-                time.sleep(pause)
-                pause = min(pause * 2, 10.0)
+        self._patience(lambda: store.write(rows))
+        self._made += len(rows.get("genopt_generations", ()))
+        self._kept(store)
 
-    def _try(self, action: Any) -> None:
+    def _renew(self, store: Store, seconds: float) -> None:
+        """Renew the lease; a database that is away is asked again at the next beat."""
+        if not self._worker_id:
+            return
         try:
-            action()
-        except SQLAlchemyError as error:
+            store.kept = store.leases.beat(self._worker_id, stage=self.stage, rate=self._made / seconds)
+        except Exception as error:
+            if not passing(error):
+                raise
             log.warning("the lease could not be renewed (%s)", type(error).__name__)
+        else:
+            self._made = 0
+            self._kept(store)
+
+    def _kept(self, store: Store) -> None:
+        """Note that the lease was renewed, or begin it anew where others took it for over."""
+        if not self._worker_id:
+            return
+        if not store.kept:
+            self._patience(lambda: store.leases.rejoin(self._worker_id))
+            store.kept = True
+            self.lost += 1
+            log.warning("this worker was silent for longer than its lease; others took over what it had in hand")
+        self.renewed = time.monotonic()

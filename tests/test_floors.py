@@ -18,11 +18,11 @@ FLOORS: dict[int, str] = {
     1: "space canonical prompt presets _templates _turns metrics extract stats agreement racing objectives"
     " lengths words worddiff surrogate geometry proposals",
     2: "spec",
-    3: "_loading dataset _rows _examples database tables store writer plugins backends scorers",
+    3: "_loading dataset _rows _examples database tables leases migrations store writer plugins backends scorers",
     4: "study",
     5: "trial schedule plan checks names prepare output",
-    6: "session guards outcomes starts desk search confirm fork runner evaluation rescore archive export"
-    " observations report compare judging imported",
+    6: "session workers liveness progress guards outcomes starts desk search confirm fork runner evaluation rescore"
+    " archive export observations report compare judging imported",
     7: "cli console dashboard template testing __main__ __init__",
 }
 FLOOR_OF = {name: floor for floor, names in FLOORS.items() for name in names.split()}
@@ -38,7 +38,8 @@ OWNERS = {
     "sentence_transformers": ("scorers/_embed_local",),
     "datasets": ("_rows",),
     "pyarrow": ("_rows",),
-    "sqlalchemy": ("database", "tables", "store", "writer", "study/"),
+    "sqlalchemy": ("database", "tables", "leases", "migrations", "store", "study/"),
+    "alembic": ("migrations",),
     "pydantic": ("spec/",),
     "click": ("cli/",),
     "rich": ("console",),

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import socket
-import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +11,8 @@ import numpy as np
 import pytest
 
 from genopt.errors import BackendError
-from genopt.session import LEASE, alive, process_name
-from genopt.store import Worker
+from genopt.leases import LEASE
+from genopt.liveness import alive, as_worker
 from genopt.trial import Configuration, Evaluation
 from genopt.types import Params
 from tests.studies import backend, opened, query
@@ -187,16 +186,21 @@ def test_equal_configurations_share_a_key(tmp_path: Path) -> None:
 
 
 def test_the_lease_says_who_is_alive() -> None:
-    now = time.time()
-    here = Worker("a", socket.gethostname(), process_name(), now, now, False)
-    pid = process_name().partition(":")[0]
+    here = as_worker()
+    pid, began, machine = here.process.split(":")
     changed = {
-        "said goodbye": Worker("a", here.host, here.process, now, now, True),
-        "lease over": Worker("a", here.host, here.process, now, now - LEASE - 1, False),
-        "number given to another process": Worker("a", here.host, f"{pid}:1", now, now, False),
-        "process gone": Worker("a", here.host, "4194999:77", now, now, False),
-        "other host, lease over": Worker("a", "elsewhere", here.process, now, now - LEASE - 1, False),
+        "said goodbye": replace(here, closed=True),
+        "lease over": replace(here, age=LEASE + 1),
+        "number given to another process": replace(here, process=f"{pid}:1:{machine}"),
+        "process gone": replace(here, process=f"4194999:77:{machine}"),
+        "other host, lease over": replace(here, host="elsewhere", age=LEASE + 1),
+    }
+    elsewhere = {
+        "of another host only the lease is known": replace(here, host="elsewhere", process=f"4194999:77:{machine}"),
+        "and of another machine of the same name": replace(here, process="4194999:77:feedbeef-1"),
+        "it promised to be silent for no longer": replace(here, host="elsewhere", age=LEASE + 1, lease=LEASE + 2),
     }
     assert alive(here)
-    assert alive(Worker("a", "elsewhere", "4194999:77", now, now, False)), "of another host only the lease is known"
+    assert began
+    assert {what: alive(worker) for what, worker in elsewhere.items()} == dict.fromkeys(elsewhere, True)
     assert {what: alive(worker) for what, worker in changed.items()} == dict.fromkeys(changed, False)

@@ -23,9 +23,10 @@ import sqlalchemy as sa
 
 from genopt.database import masked
 from genopt.errors import StudyError
+from genopt.leases import Spent, Worker, insert
 from genopt.runner import optimize
 from genopt.spec.read import make_study
-from genopt.store import Spent, Store, Worker
+from genopt.store import Store
 from genopt.tables import generation_id, generation_row, metadata, score_row
 from genopt.types import Example, Generation, Score
 from tests import toy
@@ -204,7 +205,8 @@ def test_delete_removes_everything_of_one_study_and_nothing_else(store: Store, u
         score = score_row(made["id"], "s", Score(1.0))
         store.write({"genopt_generations": [made], "genopt_scores": [score], "genopt_trial_rows": [link]})
         store.remember_examples(study, [(Example("r1", {}), "d", "tune")])
-        store.join(Worker(f"w{study}", "host", "1", 1.0, 1.0, False), study)
+        store.leases.join(Worker(f"w{study}", "host", "1"), study)
+        store.leases.claim(study, f"w{study}", ["a name"])
     store.delete(1, [1])
     for table in metadata.tables:
         if table not in ("genopt_meta", "genopt_judgments"):  # a judgment is about a text, whichever study it is in
@@ -214,16 +216,54 @@ def test_delete_removes_everything_of_one_study_and_nothing_else(store: Store, u
 
 
 def test_a_worker_joins_beats_and_closes(store: Store) -> None:
-    store.join(Worker("w", "host", "12:3", 5.0, 5.0, False), 1)
-    (before,) = store.workers(1)
-    assert before == Worker("w", "host", "12:3", 5.0, 5.0, False)
-    store.beat("w")
-    (after,) = store.workers(1)
-    assert abs(after.heartbeat - time.time()) < 5
-    assert not after.closed
-    store.beat("w", closed=True)
-    assert store.workers(1)[0].closed
-    assert store.workers(2) == []
+    leases = store.leases
+    leases.join(Worker("w", "host", "12:3", lease=7.0), 1)
+    leases.join(Worker("w", "host", "12:3", lease=7.0), 1)
+    (before,) = leases.workers(1)
+    assert (before.id, before.host, before.process, before.lease) == ("w", "host", "12:3", 7.0)
+    assert before.started == before.heartbeat
+    assert abs(before.heartbeat - time.time()) < 5
+    assert 0 <= before.age < 5
+    assert leases.beat("w", stage="search", rate=2.5)
+    (after,) = leases.workers(1)
+    assert after.heartbeat >= before.heartbeat
+    assert (after.closed, after.stage, after.rate) == (False, "search", 2.5)
+    leases.end("w")
+    assert leases.workers(1)[0].closed
+    assert not leases.beat("w"), "others took it for over"
+    leases.rejoin("w")
+    assert leases.beat("w")
+    assert leases.workers(2) == []
+
+
+def test_a_claim_is_held_by_one_worker_until_it_is_given_back(store: Store) -> None:
+    leases = store.leases
+    for name in ("a", "b"):
+        leases.join(Worker(name, "host", "1"), 1)
+    assert leases.claim(1, "a", ["x", "y"]) == {"x": "a", "y": "a"}
+    assert leases.claim(1, "b", ["y", "z"]) == {"y": "a", "z": "b"}
+    assert leases.claim(2, "b", ["y"]) == {"y": "b"}, "another study's"
+    assert leases.held(1, ["w", "x", "z"]) == {"x", "z"}
+    leases.release(1, "b", ["x", "z"])
+    assert leases.held(1, ["w", "x", "z"]) == {"x"}, "only what is one's own is given back"
+    leases.end("a")
+    assert leases.claim(1, "b", ["x", "y"]) == {"x": "b", "y": "b"}
+
+
+def test_what_is_written_is_paid_by_its_worker_in_the_same_transaction(url: str, store: Store) -> None:
+    store.leases.join(Worker("w", "host", "1"), 1)
+    mine = Store(url, worker="w")
+    mine.write({"genopt_generations": [row("r1"), row("r2", phase="confirm")]})
+    mine.write({"genopt_scores": []})
+    assert store.leases.workers(1)[0].paid == Spent(1, 1, 26)
+    store.leases.end("w")
+    mine.write({"genopt_generations": [row("r3")]})
+    assert not mine.kept
+    assert store.leases.workers(1)[0].paid == Spent(2, 1, 39), "what was paid is paid, whoever took the lease for over"
+    with pytest.raises(sa.exc.IntegrityError):
+        mine.write({"genopt_generations": [row("r4"), row("r5") | {"text": None}]})
+    assert store.leases.workers(1)[0].paid == Spent(2, 1, 39)
+    mine.close()
 
 
 # --- the database
@@ -292,7 +332,7 @@ def test_reading_and_then_writing_in_one_transaction_works_side_by_side(url: str
             for i in range(60):
                 with store._engine.begin() as connection:
                     connection.execute(sa.select(sa.func.count()).select_from(table)).scalar()
-                    store._insert(connection, table, [row(f"{name}{i}")])
+                    insert(connection, table, [row(f"{name}{i}")])
         except BaseException as error:
             errors.append(error)
 
@@ -407,9 +447,15 @@ def test_postgresql_keeps_rows_as_sqlite_does(postgres: str) -> None:
     store.remember_examples(1, [(Example("r1", {"text": "a\0\ud800"}), "d", "tune")])
     assert store.copy(1, 2, ["r1"]) == 1
     store.copy_examples(1, 2)
-    store.join(Worker("w", "host", "1", 1.0, 1.0, False), 1)
-    store.beat("w", closed=True)
-    assert store.workers(1)[0].closed
+    leases = store.leases
+    leases.join(Worker("w", "host", "1"), 1)
+    assert abs(leases.workers(1)[0].heartbeat - time.time()) < 5
+    assert leases.claim(1, "w", ["x"]) == {"x": "w"}
+    assert leases.claim(1, "v", ["x"]) == {"x": "w"}
+    assert leases.beat("w", rate=1.5)
+    leases.end("w")
+    assert leases.workers(1)[0].closed
+    assert leases.held(1, ["x"]) == set()
     store.delete(1, [5])
     assert store.rows(1, KEY, "tune") == []
     assert store.rows(2, KEY, "tune")[0].scores == found.scores

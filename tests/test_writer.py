@@ -15,7 +15,8 @@ import pytest
 from sqlalchemy.exc import OperationalError
 
 from genopt.errors import StudyError
-from genopt.store import Store, Worker
+from genopt.leases import Leases, Worker
+from genopt.store import Store
 from genopt.writer import Writer
 
 WORKER = "w1"
@@ -26,7 +27,7 @@ def url(tmp_path: Path) -> str:
     url = f"sqlite:///{tmp_path / 'study.db'}"
     store = Store(url)
     store.create()
-    store.join(Worker(WORKER, "host", "1", 1.0, 1.0, False), 1)
+    store.leases.join(Worker(WORKER, "host", "1"), 1)
     store.close()
     return url
 
@@ -252,16 +253,16 @@ def test_the_lease_is_renewed_while_nothing_happens(make: Callable[..., Writer],
 def test_a_heartbeat_that_fails_does_not_stop_the_writer(
     make: Callable[..., Writer], url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    beats: list[bool] = []
-    real = Store.beat
+    beats: list[str] = []
+    real = Leases.beat
 
-    def beat(store: Store, worker_id: str, *, closed: bool = False) -> None:
-        beats.append(closed)
+    def beat(leases: Leases, worker_id: str, **said: Any) -> bool:
+        beats.append(worker_id)
         if len(beats) == 1:
             raise away()
-        real(store, worker_id, closed=closed)
+        return real(leases, worker_id, **said)
 
-    monkeypatch.setattr(Store, "beat", beat)
+    monkeypatch.setattr(Leases, "beat", beat)
     writer = make(beat=0.05)
     assert until(lambda: len(beats) >= 2)
     writer.add("genopt_scores", score(1))

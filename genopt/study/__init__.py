@@ -1,11 +1,15 @@
 """The only folder that imports Optuna: a study that is asked for configurations and told what they were worth."""
 
 from genopt.study.catalogue import StudySummary, copy_trials, list_studies, remove_study
+from genopt.study.queue import Budget, Claims, Later
 from genopt.study.samplers import SamplerChoice, choose_sampler
 from genopt.study.study import Asked, Study, TrialRecord, open_study
 
 __all__ = [
     "Asked",
+    "Budget",
+    "Claims",
+    "Later",
     "SamplerChoice",
     "Study",
     "StudySummary",

@@ -7,13 +7,15 @@ import sqlalchemy as sa
 from optuna.storages import RDBStorage, get_storage
 from optuna.storages._cached_storage import _CachedStorage
 
-from genopt.database import URL_HINT, engine_options, made_together, masked, reason, refusal, tune_sqlite
+from genopt.database import URL_HINT, engine_options, made_together, masked, reason, refusal, tune_sqlite, with_driver
 from genopt.errors import StudyError
+from genopt.migrations import check
 
 
 def open_storage(url: str, *, create: bool = True) -> tuple[_CachedStorage, RDBStorage]:
     """Optuna's storage (cached, and the one beneath). Raises StudyError when it cannot be used."""
     optuna.logging.set_verbosity(optuna.logging.ERROR)
+    url = with_driver(url)
     try:
         _refuse_strangers(url, create=create)
         storage = made_together(lambda: RDBStorage(url, engine_kwargs=engine_options(url)))
@@ -44,6 +46,7 @@ def _refuse_strangers(url: str, *, create: bool) -> None:
                 raise StudyError(
                     f"storage: {masked(url)} does not exist", hint="check the path, or run the study first"
                 )
+        check(engine)
         tables = {name for name in sa.inspect(engine).get_table_names() if not name.startswith("genopt_")}
     finally:
         engine.dispose()

@@ -6,28 +6,30 @@ Texts and per-example scores are never put there.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any
 
 import optuna
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
-from genopt.database import masked
+from genopt.database import masked, passing
 from genopt.errors import StudyError
 from genopt.geometry import Live
 from genopt.space import SearchSpace
 from genopt.study.hgp import distribution
+from genopt.study.queue import RETRY, Alone, Budget, Claims, Queue, proposal_of
 from genopt.study.samplers import PROPOSAL, SeededSampler, maker
 from genopt.study.storage import open_storage
 from genopt.types import ParamValue
 
 DESCRIPTION = "genopt:study"
-RETRY, POINT = "retry_of", "point"  # user attributes: the trial that is asked again, the index in the grid
 GRADE = "grade: "  # user attribute: a person's grade of a trial, by the scorer's name
 STATES = {
     TrialState.RUNNING: "running",
@@ -73,7 +75,8 @@ class Study:
     ) -> None:
         self._study, self._space, self._worker = study, space, worker
         self._study.sampler = SeededSampler(maker(sampler, seed, space, live))
-        self._grid: Iterator[tuple[int, dict[str, ParamValue]]] | None = None
+        self._queue = Queue(study, worker, Alone())
+        self._grid: int | None = None
 
     @property
     def id(self) -> int:
@@ -91,22 +94,29 @@ class Study:
         """Keep a JSON value with the study."""
         self._study.set_user_attr(f"genopt:{key}", value)
 
+    def share(self, claims: Claims) -> None:
+        """Begin trials beside other workers, which hold claims of the same kind."""
+        self._queue = Queue(self._study, self._worker, claims)
+
     def use_grid(self, points: int) -> None:
         """Propose the points of a full grid, in the space's order, instead of asking the sampler.
 
-        Each new trial takes the point after the last one that any worker took.
+        Each new trial takes the first point that no worker has taken.
         """
-        self._grid = enumerate(self._space.grid(points))
+        self._grid = points
 
     def enqueue(
         self, answers: Mapping[str, ParamValue], *, proposal: int | None = None, retry_of: int | None = None
     ) -> None:
         """Have these answers asked next; open dimensions that are not answered are left to the sampler."""
-        attrs: dict[str, Any] = {PROPOSAL: _next_proposal(self._frozen()) if proposal is None else proposal}
-        attrs["worker"] = self._worker
-        if retry_of is not None:
-            attrs[RETRY] = retry_of
-        self._study.enqueue_trial(dict(answers), user_attrs=attrs)
+        if proposal is None:
+            with self._queue.reserved() as (number, _):
+                self._enqueue(answers, {PROPOSAL: number})
+        else:
+            self._enqueue(answers, {PROPOSAL: proposal} | ({} if retry_of is None else {RETRY: retry_of}))
+
+    def _enqueue(self, answers: Mapping[str, ParamValue], attrs: Mapping[str, Any]) -> None:
+        self._study.enqueue_trial(dict(answers), user_attrs={**attrs, "worker": self._worker})
 
     def enter(
         self,
@@ -119,68 +129,53 @@ class Study:
     ) -> tuple[int, int]:
         """Add a trial that was measured already, in one transaction; its (number, trial id)."""
         dimensions = self._space.open_dimensions()
-        trial = optuna.trial.create_trial(
-            params=dict(answers),
-            distributions={path: distribution(dimensions[path]) for path in answers},
-            values=list(values),
-            user_attrs={
-                PROPOSAL: _next_proposal(self._frozen()),
-                "config": json.loads(json.dumps({**config, "worker": self._worker})),
-                "outcome": dict(outcome),
-            },
-            constraints={name: min(violation, 1e9) for name, violation in violations.items()} or None,
-        )
-        trial_id = self._study._storage.create_new_trial(self._study._study_id, template_trial=trial)
+        with self._queue.reserved() as (proposal, _):
+            trial = optuna.trial.create_trial(
+                params=dict(answers),
+                distributions={path: distribution(dimensions[path]) for path in answers},
+                values=list(values),
+                user_attrs={
+                    PROPOSAL: proposal,
+                    "config": json.loads(json.dumps({**config, "worker": self._worker})),
+                    "outcome": dict(outcome),
+                },
+                constraints={name: min(violation, 1e9) for name, violation in violations.items()} or None,
+            )
+            trial_id = self._study._storage.create_new_trial(self._study._study_id, template_trial=trial)
         return self._study._storage.get_trial(trial_id).number, trial_id
 
-    def ask(self, key_of: Callable[[Mapping[str, ParamValue]], str], *, fresh: bool = True) -> Asked | None:
-        """The next configuration, or None when a grid is exhausted. `key_of` gives the key of flat parameters.
+    def ask(self, key_of: Callable[[Mapping[str, ParamValue]], str], *, budget: Budget | None = None) -> Asked | None:
+        """The next configuration, or None when the budget or a grid is exhausted. `key_of` gives the key of flat
+        parameters. Raises Later when the budget may have room in a moment.
 
-        Trials that wait in the queue come first, those of other workers too. Without `fresh` nothing else is proposed:
-        only what was asked before and not finished is asked again, and None says that there is no such trial.
+        Trials that wait in the queue come first, those of other workers too. Beyond the budget nothing new is proposed:
+        only what was asked before and not finished is asked again.
         """
-        trials = self._frozen()
-        queued = next((trial for trial in trials if trial.state == TrialState.WAITING), None)
-        if not fresh and (queued is None or RETRY not in queued.user_attrs):
-            return None
-        point: tuple[int, Mapping[str, ParamValue]] | None = None
-        if self._grid is not None and queued is None:
-            after = max((int(trial.user_attrs.get(POINT, -1)) for trial in trials), default=-1)
-            point = next((point for point in self._grid if point[0] > after), None)
-            if point is None:
-                return None
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            trial = self._study.ask() if queued is not None else self._begin(point, _next_proposal(trials))
+            trial = self._queue.next(budget or Budget(), self._point if self._grid is not None else None)
+            if trial is None:
+                return None
             try:
                 params = self._space.sample(lambda path, dimension: trial._suggest(path, distribution(dimension)))
-            except Exception:
-                self._study.tell(trial.number, state=TrialState.FAIL)
+            except Exception as error:
+                if not passing(error):
+                    self._study.tell(trial.number, state=TrialState.FAIL)
                 raise
         proposal = int(trial.user_attrs.get(PROPOSAL, trial.number))
         config = {"key": key_of(params), "params": params, "worker": self._worker}
         trial.set_user_attr("config", json.loads(json.dumps(config)))
         return Asked(trial.number, trial._trial_id, proposal, params, trial)
 
-    def _begin(self, point: tuple[int, Mapping[str, ParamValue]] | None, proposal: int) -> optuna.Trial:
-        """A running trial, with the answers of a point of the grid if one is given.
-
-        Its proposal number and its worker are stored in the transaction that creates it: a process killed right after
-        leaves nothing whose origin is unknown. Queueing and asking would do the same in twice the time.
-        """
-        template = optuna.trial.create_trial(
-            state=TrialState.RUNNING,
-            user_attrs={PROPOSAL: proposal, "worker": self._worker, **({POINT: point[0]} if point else {})},
-            system_attrs={"fixed_params": dict(point[1])} if point else {},
-        )
-        trial_id = self._study._storage.create_new_trial(self._study._study_id, template_trial=template)
-        self._study._thread_local.cached_all_trials = None  # as Study.ask does: samplers read the history anew
-        return optuna.Trial(self._study, trial_id)
+    def _point(self, index: int) -> dict[str, ParamValue] | None:
+        """The grid's point number `index`, None beyond its last."""
+        return next(islice(self._space.grid(self._grid or 2), index, None), None)
 
     def report(self, asked: Asked, step: int, value: float) -> None:
         """The running mean after `step` examples, for the dashboard's curves (single objective only)."""
         if math.isfinite(value) and len(self._study.directions) == 1:
-            asked.handle.report(value, step)
+            with contextlib.suppress(optuna.exceptions.UpdateFinishedTrialError):  # others took this worker for dead
+                asked.handle.report(value, step)
 
     def tell(
         self,
@@ -189,18 +184,24 @@ class Study:
         *,
         outcome: Mapping[str, Any],
         violations: Mapping[str, float] | None = None,
-    ) -> None:
+    ) -> bool:
         """Finish a trial with its values (None: it failed) and what is to be remembered of it.
+
+        False when it is finished already: others took this worker for dead, or it was told and nobody heard that.
 
         Optuna's own `tell` reads the whole trial twice more, to hand it to a sampler that learns from what it is told:
         ours are made anew for every proposal.
         """
-        for name, violation in (violations or {}).items():
-            asked.handle.set_constraint(name, min(violation, 1e9))
-        asked.handle.set_user_attr("outcome", dict(outcome))
         told = values is not None and all(math.isfinite(value) for value in values)
         state = TrialState.COMPLETE if told else TrialState.FAIL
-        self._study._storage.set_trial_state_values(asked.trial_id, state, values if told else None)
+        try:
+            for name, violation in (violations or {}).items():
+                asked.handle.set_constraint(name, min(violation, 1e9))
+            asked.handle.set_user_attr("outcome", dict(outcome))
+            self._study._storage.set_trial_state_values(asked.trial_id, state, values if told else None)
+        except optuna.exceptions.UpdateFinishedTrialError:
+            return False
+        return True
 
     def release(self, number: int, why: str) -> None:
         """Fail a trial that will not be finished and queue its configuration again, under the same proposal number.
@@ -215,14 +216,15 @@ class Study:
         if all(trial.user_attrs.get(RETRY) != number for trial in trials):
             drawn = record.params if "config" in record.user_attrs else {}
             answers = record.system_attrs.get("fixed_params", {}) | drawn
-            self.enqueue(answers, proposal=int(record.user_attrs.get(PROPOSAL, number)), retry_of=number)
-        self._study._storage.set_trial_user_attr(record._trial_id, "outcome", {"why": why})
-        self._study.tell(number, state=TrialState.FAIL, skip_if_finished=True)
+            self.enqueue(answers, proposal=proposal_of(record), retry_of=number)
+        with contextlib.suppress(optuna.exceptions.UpdateFinishedTrialError):
+            self._study._storage.set_trial_user_attr(record._trial_id, "outcome", {"why": why})
+            self._study.tell(number, state=TrialState.FAIL, skip_if_finished=True)
 
-    def release_all(self, why: str) -> None:
-        """Release every trial that this worker has begun and not finished."""
+    def release_all(self, why: str, *, but: Collection[int] = ()) -> None:
+        """Release every trial that this worker has begun and not finished, `but` those."""
         for trial in self.trials():
-            if trial.state == "running" and trial.worker == self._worker:
+            if trial.state == "running" and trial.worker == self._worker and trial.number not in but:
                 self.release(trial.number, why)
 
     def trials(self) -> list[TrialRecord]:
@@ -281,10 +283,6 @@ def open_study(
     return Study(study, space, seed=seed, sampler=sampler, worker=worker, live=live)
 
 
-def _next_proposal(trials: Sequence[FrozenTrial]) -> int:
-    return max((int(t.user_attrs.get(PROPOSAL, t.number)) for t in trials), default=-1) + 1
-
-
 def _record(trial: FrozenTrial) -> TrialRecord:
     config = trial.user_attrs.get("config", {})
     return TrialRecord(
@@ -292,7 +290,7 @@ def _record(trial: FrozenTrial) -> TrialRecord:
         trial_id=trial._trial_id,
         state=STATES[trial.state],
         answers=trial.params,
-        proposal=int(trial.user_attrs.get(PROPOSAL, trial.number)),
+        proposal=proposal_of(trial),
         worker=config.get("worker") or trial.user_attrs.get("worker"),
         config=config,
         outcome=trial.user_attrs.get("outcome", {}),

@@ -20,7 +20,7 @@ import pytest
 from genopt.errors import StudyError
 from genopt.space import Choice, Constant, Number, SearchSpace, Switch
 from genopt.store import Store
-from genopt.study import Asked, Study, copy_trials, list_studies, open_study, remove_study
+from genopt.study import Asked, Budget, Study, copy_trials, list_studies, open_study, remove_study
 from genopt.study.storage import open_storage
 
 SPACE = SearchSpace(
@@ -227,13 +227,13 @@ def test_a_trial_released_twice_keeps_its_proposal(study: Study) -> None:
 
 
 def test_without_fresh_proposals_only_what_was_not_finished_is_asked_again(study: Study) -> None:
-    assert study.ask(key, fresh=False) is None
+    assert study.ask(key, budget=Budget(0)) is None
     asked = ask(study)
     study.release(asked.number, "gone")
-    again = study.ask(key, fresh=False)
+    again = study.ask(key, budget=Budget(0))
     assert again is not None
     assert dict(again.params) == dict(asked.params)
-    assert study.ask(key, fresh=False) is None
+    assert study.ask(key, budget=Budget(0)) is None
 
 
 # --- proposals are a function of seed, number and history
