@@ -10,6 +10,7 @@ trials count as if they had shown what is expected of them.
 from __future__ import annotations
 
 import hashlib
+import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -18,6 +19,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.spatial.distance import cdist
 
 from genopt import surrogate
 from genopt.geometry import Geometry, Live, draw, mutate
@@ -32,6 +34,7 @@ ENUMERATED = 400  # configurations up to which a space is gone through, not draw
 DRAWN, NEAR, LEADERS, ROUNDS = 250, 20, 6, 3  # candidates: random ones, near each of the leaders; rounds of refining
 MODELLED, FITTED = 250, 150  # trials in the process at most; trials that its hyperparameters are fitted to
 REFIT = 1.1  # hyperparameters are fitted anew when the history has grown by this factor
+APART = 0.03  # of some range: what is nearer to a known configuration would only measure it again
 CHEAP = 0.25  # exponent of the predicted tokens by which an expected gain is divided
 FLOOR = 0.25  # of the median variance: ten right answers out of ten are not certainty
 COSTS = 5  # trials whose tokens are known, from which on cost is predicted
@@ -143,9 +146,13 @@ class Proposer:
         return found + [mutate(self.space, rng, leader, steps[i % 2], fixed) for leader in leaders for i in range(NEAR)]
 
     def _untaken(self, candidates: Sequence[dict[str, Any]], taken: set[bytes]) -> tuple[list[dict[str, Any]], Array]:
-        """The candidates that are no known configuration, and their rows."""
+        """The candidates that are no known configuration, nor all but one, and their rows."""
         rows = self._known(candidates) if self._all is not None else self._geometry.rows(candidates)
         new = [i for i, row in enumerate(rows) if row.tobytes() not in taken]
+        if self._all is None and taken and new:
+            known = np.array([np.frombuffer(row) for row in taken])
+            apart = cdist(rows[new], known, "chebyshev").min(axis=1) > APART
+            new = [i for i, far in zip(new, apart, strict=True) if far] or new
         return [candidates[i] for i in new], rows[new]
 
     def _known(self, many: Sequence[Answers]) -> Array:
@@ -188,7 +195,9 @@ class _Worth:
         kept = _kept(told, MODELLED)
         process = self._process(_utility, told, _variances(errors), np.arange(len(told)))
         self._means = process.mean(rows[kept])
-        self._believing = process.believing(pending, float(np.median(process.data.variances)))
+        typical = float(np.median(process.data.variances))
+        self._believing = process.believing(pending, typical)
+        self._noise = math.sqrt(process.hyper.factor * typical + process.hyper.nugget)
         violations = np.array([each.violations for each in finished])
         nothing = np.zeros(len(told))
         self._constraints = [
@@ -227,7 +236,7 @@ class _Worth:
         score = np.zeros(len(rows))
         if self._best is not None:
             mean, sd = self._believing.at(rows)
-            score = surrogate.log_expected_improvement(mean, sd, self._best)
+            score = surrogate.log_expected_improvement(mean, sd, self._best) + surrogate.log_augmented(sd, self._noise)
         for constraint in self._constraints:
             score = score + surrogate.log_feasible(*constraint.at(rows))
         if self._cost is not None:

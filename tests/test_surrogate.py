@@ -56,7 +56,9 @@ def test_the_likelihood_is_that_of_the_joint_normal() -> None:
     priors = [stats.norm(*prior) for prior in (surrogate.SIGNAL, surrogate.FACTOR, surrogate.NUGGET)]
 
     def reference(t: Any) -> float:
-        return float(sum(length.logpdf(x) for x in t[:3]) + sum(p.logpdf(x) for p, x in zip(priors, t[3:], strict=True)))
+        return float(
+            sum(length.logpdf(x) for x in t[:3]) + sum(p.logpdf(x) for p, x in zip(priors, t[3:], strict=True))
+        )
 
     distances = surrogate.squared_distances(known.rows, GROUPS)
     value, _ = surrogate.log_posterior(theta, distances, known.values, known.variances)
@@ -75,7 +77,9 @@ def test_the_gradient_is_that_of_finite_differences(seed: int) -> None:
         return surrogate.log_posterior(t, distances, known.values, known.variances)[0]
 
     numeric = [(value(theta + step) - value(theta - step)) / 2e-6 for step in np.eye(6) * 1e-6]
-    np.testing.assert_allclose(surrogate.log_posterior(theta, distances, known.values, known.variances)[1], numeric, atol=1e-6)
+    np.testing.assert_allclose(
+        surrogate.log_posterior(theta, distances, known.values, known.variances)[1], numeric, atol=1e-6
+    )
 
 
 def test_the_fit_is_a_maximum_and_the_same_each_time() -> None:
@@ -87,7 +91,8 @@ def test_the_fit_is_a_maximum_and_the_same_each_time() -> None:
     assert np.abs(gradient).max() < 1e-2
     rng = np.random.default_rng(2)
     assert all(
-        surrogate.log_posterior(theta + 0.1 * rng.standard_normal(6), distances, known.values, known.variances)[0] < best
+        surrogate.log_posterior(theta + 0.1 * rng.standard_normal(6), distances, known.values, known.variances)[0]
+        < best
         for _ in range(20)
     )
     np.testing.assert_array_equal(surrogate.fit(known).lengths, hyper.lengths)

@@ -8,8 +8,8 @@ in points. All samplers meet the same problems, and each draws its own answers. 
 
 Where benchmarks/search/tables holds recorded tables, they are problems too (--tables), then of explicit choices.
 
-Options: --seeds, --trials, --problems and --samplers (names with commas; gp is Optuna's and takes minutes), --in-flight,
---tables.
+Options: --seeds, --trials, --problems and --samplers (names with commas; gp is Optuna's and takes minutes),
+--in-flight, --tables.
 """
 
 from __future__ import annotations
@@ -239,7 +239,7 @@ def measure(problem: Problem | Recorded, trial: Trial, whole: Sequence[Trial], r
 
 
 def returned(problem: Problem | Recorded, done: Sequence[Trial], rng: np.random.Generator) -> float:
-    """The true mean of the configuration that a study would return now: the best of three after a second measurement."""
+    """The true mean of the configuration that a study would return now: the best of three, measured twice."""
     whole = sorted((t for t in done if len(t.scores) == problem.examples), key=lambda t: -t.estimate)[:3]
     again = [t.estimate + problem.scores(t.answers, rng).mean() for t in whole]
     return float(problem.truth(whole[int(np.argmax(again))].answers).mean())
@@ -281,7 +281,8 @@ def main() -> None:
     chosen = options.samplers.split(",")
     named = [name for name in options.problems.split(",") if name], [n for n in options.tables.split(",") if n]
     at = [n for n in AT if n <= options.trials]
-    print(f"| problem | in flight | sampler | {' | '.join(f'regret at {n}' for n in at)} | - {chosen[-1]} | CPU ms an ask |")
+    columns = [f"regret at {n}" for n in at]
+    print(f"| problem | in flight | sampler | {' | '.join(columns)} | minus {chosen[-1]}'s | CPU ms an ask |")
     print(f"|{'---|' * (len(at) + 5)}")
     for name, problem_of in problems(*named):
         made = [problem_of(seed) for seed in range(options.seeds)]
@@ -299,10 +300,8 @@ def main() -> None:
                 cells = [mean_se([regret[n] for regret in found[sampler]]) for n in at]
                 pairs = zip(found[sampler], found[chosen[-1]], strict=True)
                 versus = mean_se([np.mean([a[n] - b[n] for n in at]) for a, b in pairs])  # type: ignore[misc]
-                print(
-                    f"| {name} | {in_flight} | {sampler} | {' | '.join(cells)} | {versus} | {1000 * cpu[sampler]:.0f} |",
-                    flush=True,
-                )
+                row = [name, str(in_flight), sampler, *cells, versus, f"{1000 * cpu[sampler]:.0f}"]
+                print(f"| {' | '.join(row)} |", flush=True)
 
 
 if __name__ == "__main__":
