@@ -142,7 +142,8 @@ class SearchSpec(Table):
     """How the space is searched."""
 
     sampler: Literal["auto", "hgp", "tpe", "gp", "random", "grid", "nsga2"] = "auto"
-    """Who proposes; auto chooses by the space and the budget and records its choice."""
+    """Who proposes; auto chooses by the space and the budget and records its choice. hgp is genopt's own Gaussian
+    process: it weighs each value by how sure it is and sees inside switches. tpe, gp and nsga2 are Optuna's."""
     pruner: Literal["paired", "median", "none"] = "paired"
     """How bad trials are stopped early."""
     trials_in_flight: Annotated[int, Field(ge=1, le=256)] | Literal["auto"] = "auto"

@@ -12,7 +12,7 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution
 
 from genopt.errors import SpecError
 from genopt.space import Choice, Constant, Number, SearchSpace, Switch
-from genopt.study.samplers import GP_TRIALS, PROPOSAL, SeededSampler, choose_sampler, make_sampler, proposal_seed
+from genopt.study.samplers import HGP_TRIALS, PROPOSAL, SeededSampler, choose_sampler, make_sampler, proposal_seed
 
 FLAT = SearchSpace({"x": Number(0, 1), "c": Choice.of(["a", "b"])})
 SWITCHED = SearchSpace({"s": Switch({"a": {"x": Number(0, 1)}, "b": {"x": Constant(0.0)}})})
@@ -35,16 +35,16 @@ def torch(monkeypatch: pytest.MonkeyPatch) -> Any:
 @pytest.mark.parametrize(
     ("space", "trials", "several", "installed", "wanted"),
     [
-        (FLAT, 60, False, True, "gp"),
-        (FLAT, GP_TRIALS, False, True, "gp"),
-        (FLAT, GP_TRIALS + 1, False, True, "tpe"),
+        (FLAT, 60, False, True, "hgp"),
+        (FLAT, HGP_TRIALS, False, True, "hgp"),
+        (FLAT, HGP_TRIALS + 1, False, True, "tpe"),
         (FLAT, None, False, True, "tpe"),
-        (FLAT, 60, False, False, "tpe"),
+        (FLAT, 60, False, False, "hgp"),
         (FLAT, 60, True, True, "tpe"),
-        (SWITCHED, 60, False, True, "tpe"),
+        (SWITCHED, 60, False, True, "hgp"),
     ],
 )
-def test_auto_takes_the_gaussian_process_where_it_sees_everything(
+def test_auto_takes_what_sees_how_sure_values_are(
     torch: Any, space: SearchSpace, trials: int | None, several: bool, installed: bool, wanted: str
 ) -> None:
     torch(installed)
@@ -53,7 +53,7 @@ def test_auto_takes_the_gaussian_process_where_it_sees_everything(
     assert choice.why
 
 
-@pytest.mark.parametrize("name", ["tpe", "random", "grid", "nsga2"])
+@pytest.mark.parametrize("name", ["hgp", "tpe", "random", "grid", "nsga2"])
 @pytest.mark.parametrize("space", [FLAT, SWITCHED])
 def test_a_named_sampler_is_taken_at_its_word(torch: Any, name: str, space: SearchSpace) -> None:
     torch(False)
