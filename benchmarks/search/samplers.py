@@ -199,6 +199,7 @@ def search(
     """Regret after so many trials, and the CPU seconds of one ask."""
     rng = np.random.default_rng([seed, 79])
     study = optuna.create_study(direction="maximize", sampler=SeededSampler(make), pruner=optuna.pruners.NopPruner())
+    numbers = {path: d for path, d in problem.space.open_dimensions().items() if isinstance(d, Number)}
     running: list[Trial] = []
     done: list[Trial] = []
     regret, asking = {}, 0.0
@@ -208,7 +209,9 @@ def search(
             handle = study.ask()
             problem.space.sample(lambda path, d, handle=handle: handle._suggest(path, distribution(d)))  # type: ignore[misc]
             asking += time.process_time() - began
-            running.append(Trial(handle.params, handle))
+            # Optuna adds steps up: 1.2000000000000002 is the table's 1.2.
+            tidy = {path: d.nearest(handle.params[path]) for path, d in numbers.items() if path in handle.params}
+            running.append(Trial({**handle.params, **tidy}, handle))
         trial = running.pop(int(rng.integers(len(running))))
         se = measure(problem, trial, [t for t in done if len(t.scores) == problem.examples], rng)
         trial.handle.set_user_attr("outcome", {"estimate": trial.estimate, "se": se})
