@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -41,3 +41,20 @@ def configurations(space: SearchSpace) -> list[dict[str, ParamValue]]:
         params = space.sample(lambda path, _, answers=answers: answers[path])  # type: ignore[misc]
         found.setdefault(identity(explicit(params, space), space.switches()), params)
     return list(found.values())
+
+
+class Places:
+    """Which of a table's configurations flat parameters are."""
+
+    def __init__(self, table: Mapping[str, Any], configurations: Sequence[Params]) -> None:
+        self.space = read(table)
+        self._switches = self.space.switches()
+        self._of = {self.key(params): n for n, params in enumerate(configurations)}
+
+    def key(self, params: Params) -> str:
+        """The identity of flat parameters, of which other branches' may be missing."""
+        return identity(explicit(params, self.space), self._switches)
+
+    def of(self, params: Params) -> int:
+        """The number of the configuration. KeyError for one that was not recorded."""
+        return self._of[self.key(params)]

@@ -14,8 +14,9 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.search import grid
-from benchmarks.search.world import Floats, Outcome, World
+from benchmarks.search.grid import Places
+from benchmarks.search.outcomes import Outcome
+from benchmarks.search.world import Floats, World
 
 # One outcome for each budget, which are increasing: a policy that searches on spends the smaller one on its way.
 Policy = Callable[[World, Sequence[int]], list[Outcome]]
@@ -116,9 +117,7 @@ def optuna_tpe(pruner: str = "none", *, examples: int | None = None) -> Policy:
         import optuna
 
         logging.getLogger("optuna").setLevel(logging.ERROR)
-        space = grid.read(world.table.about["space"])
-        full = [grid.explicit(params, space) for params in world.table.configurations]
-        of = {grid.identity(params, space.switches()): n for n, params in enumerate(full)}
+        places = Places(world.table.about["space"], world.table.configurations)
         count = min(examples or world.examples, world.examples)
         found: list[Outcome] = []
         best, best_mean, floor = 0, -np.inf, -np.inf
@@ -130,8 +129,7 @@ def optuna_tpe(pruner: str = "none", *, examples: int | None = None) -> Policy:
             while len(found) < len(budgets):
                 asked += 1
                 trial = study.ask()
-                params = space.sample(lambda path, dimension, trial=trial: _suggest(trial, path, dimension))
-                c = of[grid.identity(grid.explicit(params, space), space.switches())]
+                c = places.of(places.space.sample(lambda *asked, trial=trial: _suggest(trial, *asked)))
                 done, stopped = 0, False
                 while done < count and not stopped and len(found) < len(budgets):
                     after = min(done + BLOCK, count)

@@ -51,7 +51,7 @@ class Replay:
         if unknown := sorted(set(self._options) - {"table"}):
             raise SpecError(f"backend.options.{unknown[0]}: there is no such option. Known: table")
         self._table: Table | None = None
-        self._of: dict[str, int] = {}
+        self._places: grid.Places | None = None
         self._examples: dict[str, int] = {}
         self._known: dict[tuple[str, str], int] = {}
         self._variables: frozenset[str] = frozenset()
@@ -65,7 +65,7 @@ class Replay:
             raise SpecError(f"backend.options.table: {name}: {error}. Record it with benchmarks.search.record") from error
         space = grid.read(table.about["space"])
         full = [grid.explicit(params, space) for params in table.configurations]
-        self._of = {grid.identity(params, space.switches()): n for n, params in enumerate(full)}
+        self._places = grid.Places(table.about["space"], table.configurations)
         self._examples = {example: n for n, example in enumerate(table.examples)}
         self._table = table
         self._known = {}
@@ -81,9 +81,9 @@ class Replay:
 
     async def generate(self, request: Request) -> Generation:
         """The recorded row. Raises BackendError for what was not recorded."""
-        if self._table is None:
+        if self._table is None or self._places is None:
             raise BackendError("the engine is not open", hint="await backend.open() first")
-        table, number = self._table, self._configuration(request)
+        table, number = self._table, self._configuration(request, self._places)
         example = self._examples.get(request.example_id)
         if example is None:
             raise BackendError(f"{table.name}: example {request.example_id!r} was not recorded")
@@ -95,15 +95,16 @@ class Replay:
         finish = "length" if written == limit else "stop"
         return Generation(text, finish, int(table.prompt_tokens[place]), written, 0.0)
 
-    def _configuration(self, request: Request) -> int:
+    def _configuration(self, request: Request, places: grid.Places) -> int:
         last = request.messages[-1].content if self._variables else ""
         asked = (json.dumps(sorted(request.params.items())), last)
         if asked not in self._known:
             written = json.loads(last) if last else {}
-            key = grid.identity({**request.params, **{name: written[name] for name in self._variables}})
-            if key not in self._of:
-                raise BackendError(f"{self._model}: this configuration was not recorded: {key}")
-            self._known[asked] = self._of[key]
+            params = {**request.params, **{name: written[name] for name in self._variables}}
+            try:
+                self._known[asked] = places.of(params)
+            except KeyError as error:
+                raise BackendError(f"{self._model}: this configuration was not recorded: {error}") from None
         return self._known[asked]
 
     async def aclose(self) -> None:

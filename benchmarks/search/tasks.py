@@ -40,7 +40,7 @@ class Task:
     measure: Measure
     objectives: Sequence[Mapping[str, Any]]
     engine: str = "transformers"
-    options: Mapping[str, Any] = field(default_factory=lambda: {"threads": 1})
+    options: Mapping[str, Any] = field(default_factory=lambda: {"threads": 1, "batch_size": 400})
     samples: int = 8
     anchor: Params | None = None
     pooled: bool = False

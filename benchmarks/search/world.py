@@ -7,27 +7,14 @@ for once is known and not paid for again; a configuration that leaves nothing to
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmarks.search.outcomes import Outcome
 from benchmarks.search.table import Table
 
 Floats = NDArray[np.float64]
 REPLICATES = 12  # replicate 0 is what every search asks for first
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What a policy reports: its winner, what it says the winner scores, and what it paid. `claimed`: it says that the
-    winner beats the baseline, on its own test."""
-
-    winner: int
-    reported: float
-    calls: int
-    tokens: float
-    claimed: bool = False
 
 
 class World:
