@@ -210,11 +210,7 @@ def score(task: Task, raw: Path, command: str) -> None:
         "generations": sum(len(line["rows"]) for line in found.values()),
         "cpu_seconds": round(sum(line["cpu"] for line in found.values())),
         "space": task.space,
-        "baseline": next(
-            params
-            for params in configurations
-            if grid.identity(params) == grid.identity(task.baseline)
-        ),
+        "baseline": next(params for params in configurations if grid.identity(params) == grid.identity(task.baseline)),
         "metrics": list(measured),
         "objectives": task.objectives,
         "samples": task.samples,
@@ -224,7 +220,9 @@ def score(task: Task, raw: Path, command: str) -> None:
         "configurations": configurations,
     }
     path, size = save(about, {**measured, **tokens})
-    print(f"{path.name}: {len(configurations)} configurations, {len(texts):,} rows, {size / 1e6:.2f} MB", file=sys.stderr)
+    print(
+        f"{path.name}: {len(configurations)} configurations, {len(texts):,} rows, {size / 1e6:.2f} MB", file=sys.stderr
+    )
 
 
 def main() -> None:

@@ -62,7 +62,9 @@ class Replay:
         try:
             table = load(name)
         except (OSError, ValueError) as error:
-            raise SpecError(f"backend.options.table: {name}: {error}. Record it with benchmarks.search.record") from error
+            raise SpecError(
+                f"backend.options.table: {name}: {error}. Record it with benchmarks.search.record"
+            ) from error
         space = grid.read(table.about["space"])
         full = [grid.explicit(params, space) for params in table.configurations]
         self._places = grid.Places(table.about["space"], table.configurations)

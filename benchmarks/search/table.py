@@ -128,9 +128,7 @@ def load(name: str | Path) -> Table:
     )
 
 
-def save(
-    about: Mapping[str, Any], rows: Mapping[str, Sequence[float]], folder: Path = FOLDER
-) -> tuple[Path, int]:
+def save(about: Mapping[str, Any], rows: Mapping[str, Sequence[float]], folder: Path = FOLDER) -> tuple[Path, int]:
     """Write both files; the rows are columns in the order (configuration, example, sample). The path and its bytes."""
     import pyarrow
     import pyarrow.parquet
