@@ -15,8 +15,8 @@ from benchmarks.search.table import Table
 class Outcome:
     """The configuration that is put forward, what is said to be its score, and what it took.
 
-    `claimed`: it is said to beat the baseline, after a test. `deployed`: what the user is told to use, where that may be
-    another one. `seconds`: CPU time, where it was taken.
+    `claimed`: it is said to beat the baseline, after a test. `deployed`: what the user is told to use, where that may
+    be another one. `seconds`: CPU time, where it was taken.
     """
 
     winner: int

@@ -1,8 +1,8 @@
-"""Owns the policies that genopt is measured against, each a pure function of a world and a budget in calls.
+"""Owns the policies that genopt is measured against, each a pure function of a world and budgets in calls.
 
-They report the mean of what they measured of their winner, as their tools do. None of them keeps a holdout. Where a tool
-has a policy and much else, what is here is its policy on this table and nothing of its code: what it proposes, when it
-stops a configuration, what it takes for the best.
+They report the mean of what they measured of their winner, as their tools do; none of them keeps a holdout. Where a
+tool has a policy and much else, here is its policy and nothing of its code: what it proposes, when it stops a
+configuration, what it takes for the best.
 """
 
 from __future__ import annotations
@@ -205,7 +205,7 @@ def _behind(d: Floats) -> bool:
 
 
 def _features(world: World) -> Floats:
-    """Every configuration as a point: each parameter's rank among its values, from 0 to 1; absent ones in the middle."""
+    """Every configuration as a point: each parameter's rank among its values, from 0 to 1, absent ones .5."""
     configurations: Sequence[Mapping[str, Any]] = world.table.configurations
     names = sorted({name for params in configurations for name in params})
     columns = []

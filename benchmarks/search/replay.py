@@ -41,9 +41,9 @@ def drawn(seed: int, samples: int, apart: int | None = None) -> int:
 class Replay:
     """A table instead of an engine: it answers at once and only what was recorded.
 
-    A request's parameters, and the prompt's variables, which its last message holds as JSON, name a configuration; its example and
-    seed name the row. The text is JSON too: the metrics and which sample it is. Raises BackendError for a configuration
-    or an example that the table lacks. Option: `table`.
+    A request's parameters, and the prompt's variables, which its last message holds as JSON, name a configuration; its
+    example and seed name the row. The text is JSON too: the metrics and which sample it is. Raises BackendError for a
+    configuration or an example that the table lacks. Option: `table`.
     """
 
     def __init__(self, *, model: str, options: Mapping[str, Any] | None = None) -> None:

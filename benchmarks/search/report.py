@@ -11,7 +11,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-
 from benchmarks.search.outcomes import read
 from benchmarks.search.statistics import Estimate, mean
 
@@ -48,7 +47,7 @@ def by_budget(found: Curves, quantity: str, budgets: Sequence[float]) -> Iterato
 
 def tokens_to(found: Curves) -> Iterator[str]:
     """Tokens until the mean truth of the choice is that of the full grid's, and how many times fewer than its."""
-    yield "| table | full grid's regret | policy | tokens | share of the full grid's calls | times fewer than the full grid |"
+    yield "| table | full grid's regret | policy | tokens | calls, of the full grid's | times fewer tokens than it |"
     yield "|---|---|---|---|---|---|"
     for table in sorted({table for table, _ in found}):
         if table == "flat" or (table, FULL) not in found:

@@ -1,8 +1,8 @@
 """python -m benchmarks.search.studies [TABLE...] [--seeds 20] [--budgets 0.2 0.35]   tables through `genopt optimize`.
 
-Each seed is a whole study with the replay backend and SQLite: another split, another order, other draws. The budget is a
-share of the full grid's calls and includes replicates and the verdict. What is counted is the configuration that is put
-forward (the baseline when nothing looks better) and, as `deployed`, the settings that the verdict says to use.
+Each seed is a whole study with the replay backend and SQLite: another split, another order, other draws. The budget is
+a share of the full grid's calls and includes replicates and the verdict. What is counted is the configuration that is
+put forward (the baseline when nothing looks better) and, as `deployed`, the settings that the verdict says to use.
 """
 
 from __future__ import annotations

@@ -2,8 +2,8 @@
 
 `NAME.json` says what was recorded (task, model, engine, date, command, space, configurations, examples); `NAME.parquet`
 holds a row for every (configuration, example, sample) in that order: the metrics as float32 of four decimals, and the
-tokens. A configuration that leaves nothing to chance has one sample. Where `pooled` is true all configurations are equal
-in distribution: the only rows are those of configuration 0, and every configuration draws its own from them.
+tokens. A configuration that leaves nothing to chance has one sample. Where `pooled` is true all configurations are
+equal in distribution: there is one set of rows, and every configuration draws its own from them.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Owns what is recorded: every table's examples, prompts, space, baseline and metrics. Knows no engine by itself.
 
-The walks are the quickstart's cards and model; the stories are begun by TinyStories and gone on with by a model of 260,000
-parameters, whose folder and text the command line names (`--stories-model`, `--stories-text`).
+The walks are the quickstart's cards and model; the stories are begun by TinyStories and gone on with by a model of
+260,000 parameters, whose folder and text the command line names (`--stories-model`, `--stories-text`).
 """
 
 from __future__ import annotations
@@ -253,7 +253,7 @@ def tasks(stories_model: str, stories_text: Path) -> dict[str, Task]:
         ),
         Task(
             "flat",
-            "Truncations that cut nothing off: all configurations are equal in distribution, nothing beats the baseline",
+            "Truncations that cut nothing off: all are equal in distribution, and nothing beats the baseline; graded",
             WALKS_MODEL,
             walks(120),
             lambda example, params: card(example),
