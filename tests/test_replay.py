@@ -16,7 +16,7 @@ pytest.importorskip("pyarrow", reason="pyarrow is not installed")
 
 from benchmarks.search import studies
 from benchmarks.search.outcomes import append, read
-from benchmarks.search.policies import PLAIN, naive_claim, optuna_tpe
+from benchmarks.search.policies import PLAIN, optuna_tpe
 from benchmarks.search.replay import Metric, Replay
 from benchmarks.search.statistics import mean, rate
 from benchmarks.search.table import Table, load, names, save
@@ -215,7 +215,8 @@ def test_policies_keep_to_their_budgets_and_the_full_grid_is_the_whole_one() -> 
 
 def test_the_naive_test_claims_falsely_far_more_often_than_its_level() -> None:
     table = load("flat")
-    claims = sum(naive_claim(World(table, seed)) for seed in range(40))
+    whole = PLAIN["full grid / llmsearch"]
+    claims = sum(whole(World(table, seed), [World(table, seed).grid])[0].claimed for seed in range(40))
     assert rate(claims, 40).low > 0.05
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.search.outcomes import read
-from benchmarks.search.statistics import Estimate, mean
+from benchmarks.search.statistics import Estimate, mean, rate
 
 FULL = "full grid / llmsearch"
 Lines = list[dict[str, Any]]
@@ -63,6 +63,17 @@ def tokens_to(found: Curves) -> Iterator[str]:
             else:
                 tokens, share = reached
                 yield f"| {table} | {wanted:.2f} | {policy} | {tokens:,.0f} | {share:.1%} | {paid / tokens:.1f} |"
+
+
+def false_claims(found: Curves) -> Iterator[str]:
+    """How often something is claimed on the flat table, where nothing is to be found (Clopper and Pearson)."""
+    yield "| policy | budget | studies | claims of an improvement | rate |"
+    yield "|---|---|---|---|---|"
+    for (table, policy), at in sorted(found.items()):
+        if table == "flat" and (policy == FULL or policy.startswith("genopt")):
+            for share, lines in sorted(at.items()):
+                hits = sum(line["claimed"] for line in lines)
+                yield f"| {policy} | {share:.0%} | {len(lines)} | {hits} | {rate(hits, len(lines)).shown(3)} |"
 
 
 def crossing(at: Mapping[float, Lines], wanted: float) -> tuple[float, float] | None:
@@ -133,6 +144,8 @@ def main() -> None:
     for quantity in ("regret", "optimism", "share"):
         print(f"\n### {quantity}\n")
         print("\n".join(by_budget(found, quantity, given.budgets)))
+    print("\n### false claims\n")
+    print("\n".join(false_claims(found)))
     print("\n### tokens\n")
     print("\n".join(tokens_to(found)))
     if given.plots:

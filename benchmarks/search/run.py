@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from benchmarks.search.engine import ENGINE
@@ -24,16 +24,14 @@ MOST = {"TPE": 1.0}  # of Optuna's ways the others end earlier: a study asks for
 GROUPS: Mapping[str, Mapping[str, Policy]] = {"plain": PLAIN, "optuna": OPTUNA, "engine": ENGINE}
 
 
-def shares(group: str, name: str) -> tuple[float, ...]:
-    """The budgets of a policy."""
-    if group == "optuna":
-        return tuple(share for share in BUDGETS if 0.1 <= share <= MOST.get(name, 0.35))
-    return BUDGETS
+def shares(group: str, name: str, wanted: Sequence[float]) -> list[float]:
+    """Those of the wanted budgets that a policy is given."""
+    low, high = (0.1, MOST.get(name, 0.35)) if group == "optuna" else (0.0, 1.0)
+    return [share for share in sorted(wanted) if low <= share <= high]
 
 
-def run(table: Table, group: str, name: str, seed: int, results: Path) -> None:
+def run(table: Table, group: str, name: str, budgets: Sequence[float], seed: int, results: Path) -> None:
     """One study of one policy, at all its budgets."""
-    budgets = shares(group, name)
     calls = [round(share * table.utility.shape[0] * table.utility.shape[1]) for share in budgets]
     for share, found in zip(budgets, GROUPS[group][name](World(table, seed), calls), strict=True):
         append(results, table, name, share, seed, found)
@@ -46,6 +44,7 @@ def main() -> None:
     parser.add_argument("--policies", nargs="+", choices=list(GROUPS), default=list(GROUPS))
     parser.add_argument("--only", nargs="+", help="names of policies")
     parser.add_argument("--seeds", type=int, default=200)
+    parser.add_argument("--budgets", type=float, nargs="+", default=BUDGETS, help="shares of the full grid's calls")
     parser.add_argument("--results", type=Path, default=Path("results.jsonl"), help="where outcomes are added")
     parser.add_argument("--minutes", type=float, default=5.0, help="stop after so long; the same command goes on")
     given = parser.parse_args()
@@ -56,13 +55,14 @@ def main() -> None:
         for table in tables:
             for group in given.policies:
                 for name in GROUPS[group]:
-                    if (given.only and name not in given.only) or (
-                        (table.name, name, shares(group, name)[-1], seed) in known
-                    ):
+                    budgets = shares(group, name, given.budgets)
+                    if given.only and name not in given.only:
+                        continue
+                    if all((table.name, name, share, seed) in known for share in budgets):
                         continue
                     if time.monotonic() > until:
                         sys.exit(f"not finished (seed {seed}); the same command goes on")
-                    run(table, group, name, seed, given.results)
+                    run(table, group, name, budgets, seed, given.results)
 
 
 if __name__ == "__main__":
