@@ -15,10 +15,10 @@ import pytest
 pytest.importorskip("pyarrow", reason="pyarrow is not installed")
 
 from benchmarks.search import studies
+from benchmarks.search.intervals import mean, rate
 from benchmarks.search.outcomes import append, read
 from benchmarks.search.policies import PLAIN, optuna_tpe
 from benchmarks.search.replay import Metric, Replay
-from benchmarks.search.statistics import mean, rate
 from benchmarks.search.table import Table, load, names, save
 from benchmarks.search.world import World
 from genopt.errors import BackendError, SpecError

@@ -11,8 +11,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks.search.intervals import Estimate, mean, rate
 from benchmarks.search.outcomes import read
-from benchmarks.search.statistics import Estimate, mean, rate
 
 FULL = "full grid / llmsearch"
 Lines = list[dict[str, Any]]
