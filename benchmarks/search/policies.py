@@ -110,7 +110,7 @@ def paired_race(world: World, budget: int) -> Outcome:
 def optuna_tpe(pruner: str = "none", *, examples: int | None = None) -> Policy:
     """Stock Optuna: its TPE with its own defaults and a pruner, and the best trial. Numbers are suggested as numbers,
     choices as categories, a switch by branches. A configuration proposed again costs nothing and changes nothing, which
-    a plain loop would pay for; a budget also ends after half as many trials again as it pays for.
+    a plain loop would pay for; a budget also ends after three times as many trials as it pays for in full.
 
     "median", "halving" and "wilcoxon" are Optuna's pruners (running means at every tenth example; Wilcoxon's gets every
     example under its number), "unpaired" is syftr's rule: a trial ends when the upper end of its 95 % interval is below
@@ -139,7 +139,7 @@ def optuna_tpe(pruner: str = "none", *, examples: int | None = None) -> Policy:
                     after = min(done + BLOCK, count)
                     price = world.price(c, done, after)
                     while len(found) < len(budgets) and (
-                        world.calls + price > budgets[len(found)] or asked > 1.5 * budgets[len(found)] / count + 1
+                        world.calls + price > budgets[len(found)] or asked > 3 * budgets[len(found)] / count
                     ):
                         found.append(world.outcome(best, best_mean))
                     values = world.ask(c, 0, after)

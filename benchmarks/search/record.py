@@ -199,7 +199,10 @@ def score(task: Task, raw: Path, command: str) -> None:
             texts.append(text)
             tokens["completion_tokens"].append(count)
             tokens["prompt_tokens"].append(row["prompt_tokens"])
-    measured = task.measure([examples[n] for n in of], [anchors[n] for n in of], texts)
+    pairs = list(dict.fromkeys(zip(of, texts, strict=True)))  # equal texts of an example are measured once
+    place = {pair: n for n, pair in enumerate(pairs)}
+    values = task.measure([examples[n] for n, _ in pairs], [anchors[n] for n, _ in pairs], [text for _, text in pairs])
+    measured = {name: [column[place[pair]] for pair in zip(of, texts, strict=True)] for name, column in values.items()}
     about = {
         "name": task.name,
         "about": task.about,
