@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import argparse
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -32,17 +32,38 @@ def figure(lines: Lines, name: str) -> Estimate:
     return mean([line[name] for line in lines])
 
 
-def by_budget(found: Curves, quantity: str, budgets: Sequence[float]) -> Iterator[str]:
-    """A table of one quantity: a row for each table and policy, a column for each budget."""
-    yield "| table | policy | seeds | " + " | ".join(f"{share:.0%}" for share in budgets) + " |"
-    yield "|---" * (3 + len(budgets)) + "|"
-    for (table, policy), at in sorted(found.items()):
-        if table == "flat" and quantity == "regret":
-            continue
-        cells = [figure(at[share], quantity).shown() if share in at else "" for share in budgets]
+def summary(found: Curves, share: float) -> Iterator[str]:
+    """Regret / optimism at one budget: a row for each policy, a column for each table; (seeds) behind the name."""
+    tables = sorted({table for table, _ in found})
+    yield f"| at {share:.0%} | " + " | ".join(tables) + " |"
+    yield "|---" * (1 + len(tables)) + "|"
+    for policy in sorted({policy for _, policy in found}):
+        cells, seeds = [], 0
+        for table in tables:
+            lines = found.get((table, policy), {}).get(share, [])
+            seeds = max(seeds, len(lines))
+            both = [plus_minus(figure(lines, name)) for name in ("regret", "optimism")] if lines else [""]
+            cells.append(both[-1] if table == "flat" else " / ".join(both))
         if any(cells):
-            seeds = max(len(lines) for lines in at.values())
-            yield f"| {table} | {policy} | {seeds} | " + " | ".join(cells) + " |"
+            yield f"| {policy} ({seeds}) | " + " | ".join(cells) + " |"
+
+
+def plus_minus(found: Estimate) -> str:
+    """`value ±half`."""
+    return f"{found.value:.2f} ±{found.high - found.value:.2f}"
+
+
+def spent(found: Curves) -> Iterator[str]:
+    """What the policies really paid, in % of the full grid's calls: the mean over tables at each budget."""
+    budgets = sorted({share for at in found.values() for share in at})
+    yield "| policy | " + " | ".join(f"{share:.0%}" for share in budgets) + " |"
+    yield "|---" * (1 + len(budgets)) + "|"
+    for policy in sorted({policy for _, policy in found}):
+        cells = []
+        for share in budgets:
+            lines = [line for (_, other), at in found.items() if other == policy for line in at.get(share, [])]
+            cells.append(f"{100 * figure(lines, 'share').value:.0f}" if lines else "")
+        yield f"| {policy} | " + " | ".join(cells) + " |"
 
 
 def tokens_to(found: Curves) -> Iterator[str]:
@@ -138,12 +159,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("results", type=Path)
     parser.add_argument("--plots", type=Path, help="folder for search_regret.svg and search_optimism.svg")
-    parser.add_argument("--budgets", type=float, nargs="+", default=[0.1, 0.2, 0.35, 0.5, 1.0])
+    parser.add_argument("--budgets", type=float, nargs="+", default=[0.1, 0.2, 0.35, 1.0])
     given = parser.parse_args()
     found = curves(given.results)
-    for quantity in ("regret", "optimism", "share"):
-        print(f"\n### {quantity}\n")
-        print("\n".join(by_budget(found, quantity, given.budgets)))
+    for share in given.budgets:
+        print("\n" + "\n".join(summary(found, share)))
+    print("\n" + "\n".join(spent(found)))
     print("\n### false claims\n")
     print("\n".join(false_claims(found)))
     print("\n### tokens\n")
