@@ -13,6 +13,7 @@ from typing import Any
 
 from benchmarks.search.intervals import Estimate, mean, rate
 from benchmarks.search.outcomes import read
+from benchmarks.search.table import FOLDER, load, names
 
 FULL = "full grid / llmsearch"
 Lines = list[dict[str, Any]]
@@ -30,6 +31,19 @@ def curves(results: Path) -> Curves:
 def figure(lines: Lines, name: str) -> Estimate:
     """The mean of one quantity over seeds."""
     return mean([line[name] for line in lines])
+
+
+def recorded() -> Iterator[str]:
+    """What the tables are."""
+    yield "| table | what | configurations x examples x samples | engine | best | baseline | kB |"
+    yield "|---|---|---|---|---|---|---|"
+    for name in names():
+        table = load(name)
+        size = sum((FOLDER / f"{name}.{end}").stat().st_size for end in ("json", "parquet"))
+        shape = " x ".join(str(n) for n in table.utility.shape)
+        engine = f"{table.about['engine']['engine']} {table.about['engine']['version']}"
+        truth = f"{100 * table.truth.max():.1f} | {100 * table.truth[table.baseline]:.1f}"
+        yield f"| {name} | {table.about['about']} | {shape} | {engine} | {truth} | {size / 1000:.0f} |"
 
 
 def summary(found: Curves, share: float) -> Iterator[str]:
@@ -162,6 +176,7 @@ def main() -> None:
     parser.add_argument("--budgets", type=float, nargs="+", default=[0.1, 0.2, 0.35, 1.0])
     given = parser.parse_args()
     found = curves(given.results)
+    print("\n".join(recorded()))
     for share in given.budgets:
         print("\n" + "\n".join(summary(found, share)))
     print("\n" + "\n".join(spent(found)))
