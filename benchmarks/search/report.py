@@ -1,0 +1,193 @@
+"""python -m benchmarks.search.report RESULTS [--plots FOLDER]   the tables of benchmarks/README.md, from the outcomes.
+
+Points are hundredths of a score. Every mean stands with its 95 % interval over seeds.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from benchmarks.search.intervals import Estimate, mean, rate
+from benchmarks.search.outcomes import read
+from benchmarks.search.table import FOLDER, load, names
+
+FULL = "full grid / llmsearch"
+Lines = list[dict[str, Any]]
+Curves = Mapping[tuple[str, str], Mapping[float, Lines]]  # (table, policy) -> budget -> outcomes
+
+
+def curves(results: Path) -> Curves:
+    """The outcomes by table and policy, then budget."""
+    found: dict[tuple[str, str], dict[float, Lines]] = defaultdict(lambda: defaultdict(list))
+    for line in read(results):
+        found[line["table"], line["policy"]][line["budget"]].append(line)
+    return found
+
+
+def figure(lines: Lines, name: str) -> Estimate:
+    """The mean of one quantity over seeds."""
+    return mean([line[name] for line in lines])
+
+
+def recorded() -> Iterator[str]:
+    """What the tables are."""
+    yield "| table | what | configurations x examples x samples | engine | best | baseline | kB |"
+    yield "|---|---|---|---|---|---|---|"
+    for name in names():
+        table = load(name)
+        size = sum((FOLDER / f"{name}.{end}").stat().st_size for end in ("json", "parquet"))
+        shape = " x ".join(str(n) for n in table.utility.shape)
+        engine = f"{table.about['engine']['engine']} {table.about['engine']['version']}"
+        truth = f"{100 * table.truth.max():.1f} | {100 * table.truth[table.baseline]:.1f}"
+        yield f"| {name} | {table.about['about']} | {shape} | {engine} | {truth} | {size / 1000:.0f} |"
+
+
+def summary(found: Curves, share: float) -> Iterator[str]:
+    """Regret / optimism at one budget: a row for each policy, a column for each table; (seeds) behind the name."""
+    tables = sorted({table for table, _ in found})
+    yield f"| at {share:.0%} | " + " | ".join(tables) + " |"
+    yield "|---" * (1 + len(tables)) + "|"
+    for policy in sorted({policy for _, policy in found}):
+        cells, seeds = [], 0
+        for table in tables:
+            lines = found.get((table, policy), {}).get(share, [])
+            seeds = max(seeds, len(lines))
+            both = [plus_minus(figure(lines, name)) for name in ("regret", "optimism")] if lines else [""]
+            cells.append(both[-1] if table == "flat" else " / ".join(both))
+        if any(cells):
+            yield f"| {policy} ({seeds}) | " + " | ".join(cells) + " |"
+
+
+def plus_minus(found: Estimate) -> str:
+    """`value ±half`."""
+    return f"{found.value:.2f} ±{found.high - found.value:.2f}"
+
+
+def spent(found: Curves) -> Iterator[str]:
+    """What the policies really paid, in % of the full grid's calls: the mean over tables at each budget."""
+    budgets = sorted({share for at in found.values() for share in at})
+    yield "| policy | " + " | ".join(f"{share:.0%}" for share in budgets) + " |"
+    yield "|---" * (1 + len(budgets)) + "|"
+    for policy in sorted({policy for _, policy in found}):
+        cells = []
+        for share in budgets:
+            lines = [line for (_, other), at in found.items() if other == policy for line in at.get(share, [])]
+            cells.append(f"{100 * figure(lines, 'share').value:.0f}" if lines else "")
+        yield f"| {policy} | " + " | ".join(cells) + " |"
+
+
+def tokens_to(found: Curves) -> Iterator[str]:
+    """Tokens until the mean truth of the choice is that of the full grid's, and how many times fewer than its."""
+    yield "| table | full grid's regret | policy | tokens | calls, of the full grid's | times fewer tokens than it |"
+    yield "|---|---|---|---|---|---|"
+    for table in sorted({table for table, _ in found}):
+        if table == "flat" or (table, FULL) not in found:
+            continue
+        whole = found[table, FULL][1.0]
+        wanted, paid = figure(whole, "regret").value, figure(whole, "tokens").value
+        for (other, policy), at in sorted(found.items()):
+            if other != table or policy == FULL:
+                continue
+            reached = crossing(at, wanted)
+            if reached is None:
+                yield f"| {table} | {wanted:.2f} | {policy} | not reached at {max(at):.0%} | | |"
+            else:
+                tokens, share = reached
+                yield f"| {table} | {wanted:.2f} | {policy} | {tokens:,.0f} | {share:.1%} | {paid / tokens:.1f} |"
+
+
+def false_claims(found: Curves) -> Iterator[str]:
+    """How often something is claimed on the flat table, where nothing is to be found (Clopper and Pearson)."""
+    yield "| policy | budget | studies | claims of an improvement | rate |"
+    yield "|---|---|---|---|---|"
+    for (table, policy), at in sorted(found.items()):
+        if table == "flat" and (policy == FULL or policy.startswith("genopt")):
+            for share, lines in sorted(at.items()):
+                hits = sum(line["claimed"] for line in lines)
+                yield f"| {policy} | {share:.0%} | {len(lines)} | {hits} | {rate(hits, len(lines)).shown(3)} |"
+
+
+def crossing(at: Mapping[float, Lines], wanted: float) -> tuple[float, float] | None:
+    """Tokens and calls (as a share) at which the mean regret first falls to `wanted`, between budgets by a straight
+    line; the smallest budget itself when it is there already."""
+    before: tuple[float, float, float] | None = None
+    for share in sorted(at):
+        regret, tokens, calls = (figure(at[share], name).value for name in ("regret", "tokens", "share"))
+        if regret <= wanted:
+            if before is None:
+                return tokens, calls
+            part = (before[0] - wanted) / (before[0] - regret) if before[0] > regret else 1.0
+            return before[1] + part * (tokens - before[1]), before[2] + part * (calls - before[2])
+        before = (regret, tokens, calls)
+    return None
+
+
+def plot(found: Curves, quantity: str, path: Path) -> None:
+    """Mean regret (or optimism) over the budget, a panel for each table."""
+    import matplotlib
+
+    matplotlib.use("svg")
+    from matplotlib import pyplot
+
+    matplotlib.rcParams["svg.fonttype"] = "none"  # texts as texts: small, and found by a search
+    tables = sorted({table for table, _ in found if table != "flat" or quantity != "regret"})
+    columns = 3
+    rows = -(-len(tables) // columns)
+    shown, axes = pyplot.subplots(rows, columns, figsize=(4 * columns, 3 * rows), squeeze=False, sharex=True)
+    policies = sorted({policy for _, policy in found})
+    for panel, table in zip(axes.flat, tables, strict=False):
+        for number, policy in enumerate(policies):
+            at = found.get((table, policy))
+            if at is None:
+                continue
+            shares = sorted(at)
+            means = [figure(at[share], quantity) for share in shares]
+            calls = [100 * figure(at[share], "share").value for share in shares]
+            ours = policy.startswith("genopt")
+            values = [m.value for m in means]
+            style = {"marker": "o" if ours else ".", "linewidth": 2.5 if ours else 1}
+            panel.plot(calls, values, color=f"C{number % 10}", label=policy, **style)  # type: ignore[arg-type]
+        panel.axhline(1.0, color="0.7", linewidth=0.8)
+        panel.axvline(35, color="0.7", linewidth=0.8)
+        panel.set(title=table, xscale="log", xlabel="calls, % of the full grid", ylabel=f"{quantity}, points")
+        if quantity == "optimism":
+            panel.axhline(-1.0, color="0.7", linewidth=0.8)
+            panel.set_ylim(-3, 12)
+        else:
+            panel.set_ylim(0, None)
+    for panel in list(axes.flat)[len(tables) :]:
+        panel.axis("off")
+    handles, labels = max((panel.get_legend_handles_labels() for panel in axes.flat), key=lambda both: len(both[0]))
+    shown.legend(handles, labels, loc="lower center", ncols=4, fontsize=8)
+    shown.tight_layout(rect=(0, 0.06 + 0.02 * len(labels) / 4, 1, 1))
+    shown.savefig(path, metadata={"Date": None})
+    pyplot.close(shown)
+
+
+def main() -> None:
+    """Print every table; draw the plots."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("results", type=Path)
+    parser.add_argument("--plots", type=Path, help="folder for search_regret.svg and search_optimism.svg")
+    parser.add_argument("--budgets", type=float, nargs="+", default=[0.1, 0.2, 0.35, 1.0])
+    given = parser.parse_args()
+    found = curves(given.results)
+    print("\n".join(recorded()))
+    for share in given.budgets:
+        print("\n" + "\n".join(summary(found, share)))
+    print("\n" + "\n".join(spent(found)))
+    print("\n### false claims\n")
+    print("\n".join(false_claims(found)))
+    print("\n### tokens\n")
+    print("\n".join(tokens_to(found)))
+    if given.plots:
+        for quantity in ("regret", "optimism"):
+            plot(found, quantity, given.plots / f"search_{quantity}.svg")
+
+
+if __name__ == "__main__":
+    main()
