@@ -31,7 +31,8 @@ class Verdict:
 
     `verdict`: "improved" or "worse" when the holdout shows a difference at the look's level, "not shown" when it does
     not (keep the baseline), None when nothing was confirmed. `difference` is winner minus baseline on the holdout, in
-    units of the objective, > 0 is better; `interval` holds it with confidence 1 - `level`.
+    units of the objective, > 0 is better; `interval` holds it with confidence 1 - `level`. `harvested` texts of
+    `saved_tokens` were had from others that were generated: the other numbers are without them.
     """
 
     schema: int
@@ -59,6 +60,8 @@ class Verdict:
     note: str = ""
     metrics: Mapping[str, Any] | None = None
     opinions: Mapping[str, Any] | None = None
+    harvested: int = 0
+    saved_tokens: int = 0
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values."""
@@ -213,6 +216,8 @@ def _verdict(
         "search_generations": meter.search_generations,
         "confirm_generations": meter.confirm_generations,
         "tokens": meter.tokens,
+        "harvested": meter.harvested,
+        "saved_tokens": meter.saved_tokens,
         "level": level,
         "look": look,
         "objective": plan.goal.title,

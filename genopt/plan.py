@@ -14,13 +14,15 @@ from typing import Any
 
 from genopt import canonical
 from genopt import dataset as data
+from genopt.harvest import Harvest
+from genopt.meter import Meter
 from genopt.objectives import Goal
 from genopt.prompt import Prompt
 from genopt.space import SearchSpace
 from genopt.spec import StudySpec
 from genopt.spec.confirm import second_judge
 from genopt.study.samplers import SamplerChoice
-from genopt.trial import Configuration, Meter, Observer, Sink
+from genopt.trial import Configuration, Observer, Sink
 from genopt.types import Backend, BackendInfo, Domain, Example, Params, ParamValue, Scorer
 
 DEFAULT_TRIALS = 60
@@ -143,9 +145,21 @@ class Plan:
         identity |= self.models.get(str(request.get("model")), {})
         if self.output:
             identity["output"] = json.dumps(self.output, sort_keys=True)
-        key = canonical.config_key(identity, texts, {n: v for n, v in kept.items() if n in self.domains})
         shown = {name: value for name, value in resolved.items() if value is not None}
-        return Configuration(shown, request, variables, count, key, canonical.deterministic(kept))
+        settings = {name: value for name, value in kept.items() if name in self.domains}
+        key = canonical.config_key(identity, texts, settings)
+        kin = self._kin(identity, texts, settings)
+        return Configuration(shown, request, variables, count, key, canonical.deterministic(kept), kin)
+
+    def _kin(self, identity: Mapping[str, str], texts: list[str], settings: Params) -> str:
+        """What configurations share whose texts may be cuts of each other; "" where there are none: nothing that only
+        ends a text is searched, time is measured, beams choose by the whole text, or seeds are not honoured."""
+        alike = {name: value for name, value in settings.items() if name not in canonical.ENDS}
+        repeatable = self.info.seeded or canonical.deterministic(settings)
+        useful = not self.space.names().isdisjoint(canonical.ENDS) and not self.goal.timed
+        if not useful or not repeatable or settings.get("num_beams", 1) != 1:
+            return ""
+        return canonical.config_key(identity, texts, alike)
 
     @cached_property
     def _pool_digest(self) -> str:
@@ -169,6 +183,7 @@ class Plan:
             writer=writer,
             meter=meter,
             slots=self.slots,
+            harvest=Harvest(getattr(self.backend, "replay", None), hidden=self.info.hidden),
             on_generation=on_generation,
             output=self.output,
         )

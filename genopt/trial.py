@@ -10,20 +10,20 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import math
-import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from genopt.errors import BackendError, ScorerError
-from genopt.leases import Spent
+from genopt.harvest import Harvest
+from genopt.meter import Meter
 from genopt.objectives import TIMED, Goal
 from genopt.prompt import Prompt, choose_shots
 from genopt.schedule import gather
-from genopt.tables import Row, generation_row, score_row
+from genopt.tables import Donor, Row, generation_row, score_row
 from genopt.types import Backend, Example, Generation, Message, Params, Phase, Request, Score, Scorer
 
 LOWEST, HIGHEST = 0.0, 1.0  # the ends of every scorer's scale: a text that was never written gets the worse one
@@ -33,7 +33,8 @@ MAX_MISSING = 0.05  # fraction of observations without a utility beyond which a 
 
 @dataclass(frozen=True)
 class Configuration:
-    """One way to generate: the flat parameters as chosen, what is sent, what the prompt gets, and its identity."""
+    """One way to generate: the flat parameters as chosen, what is sent, what the prompt gets, and its identity; `kin`
+    is that of all whose texts may be cuts of each other, "" where none may be."""
 
     params: Params
     request: Params
@@ -41,6 +42,7 @@ class Configuration:
     shots: int
     key: str
     deterministic: bool
+    kin: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,36 +105,6 @@ def seed_of(study_seed: int, example_id: str, sample: int, phase: Phase) -> int:
     return int.from_bytes(digest) % 2**31
 
 
-@dataclass
-class Meter:
-    """What the study has spent, as it happens."""
-
-    search_generations: int = 0
-    confirm_generations: int = 0
-    tokens: int = 0
-    here: int = 0
-    tokens_here: int = 0
-
-    @classmethod
-    def start(cls, spent: Spent) -> Meter:
-        return cls(spent.search_generations, spent.confirm_generations, spent.tokens)
-
-    @property
-    def generations(self) -> int:
-        return self.search_generations + self.confirm_generations
-
-    def add(self, generation: Generation, phase: Phase) -> None:
-        """Count one new generation."""
-        if phase == "tune":
-            self.search_generations += 1
-        else:
-            self.confirm_generations += 1
-        self.here += 1
-        tokens = generation.prompt_tokens + generation.completion_tokens
-        self.tokens += tokens
-        self.tokens_here += tokens
-
-
 Memory = dict[tuple[str, int], Row]
 
 
@@ -161,6 +133,7 @@ class Observer:
     slots: asyncio.Semaphore
     on_generation: Callable[[], None] = lambda: None
     output: Mapping[str, Any] = field(default_factory=dict)
+    harvest: Harvest = field(default_factory=Harvest)
     attempts: int = 4
     sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
 
@@ -199,12 +172,24 @@ class Observer:
         seed = seed_of(self.seed, example.id, sample, phase)
         messages = self.render(config, example)
         request = Request(messages, config.request, seed, example.id, sample, phase, **self.output)
-        async with self.slots:
-            generation = await self._generate(request)
-        self.meter.add(generation, phase)
-        stored = generation_row(self.study_id, config.key, example.id, sample, phase, seed, config.request, generation)
-        self.writer.add("genopt_generations", stored)
-        row = Row(stored["id"], example.id, sample, generation, {})
+        kin = self.harvest.kin(config.kin, phase)
+        async with kin.turn((example.id, sample)):
+            found = self.harvest.find(kin, request)
+            if found is None:
+                async with self.slots:
+                    generation, source = await self._generate(request), None
+                self.meter.add(generation, phase)
+            else:
+                generation, source = found
+                self.meter.spare(generation)
+            stored = generation_row(
+                self.study_id, config.key, example.id, sample, phase, seed, config.request, generation,
+                kin=config.kin, harvested_from=source,
+            )  # fmt: skip
+            self.writer.add("genopt_generations", stored)
+            if source is None:
+                kin.add(Donor(stored["id"], example.id, sample, config.request, generation))
+        row = Row(stored["id"], example.id, sample, replace(generation, tokens=None), {})
         memory[(example.id, sample)] = row
         self.on_generation()
         return row
@@ -297,21 +282,3 @@ def _mean_score(scores: Sequence[Score]) -> float:
     if any(value is None or math.isnan(value) for value in values):
         return math.nan
     return math.fsum(value for value in values if value is not None) / len(values)
-
-
-@dataclass
-class Rate:
-    """Generations and tokens per second over the last `span` seconds."""
-
-    span: float = 20.0
-    marks: list[tuple[float, int, int]] = field(default_factory=list)
-
-    def mark(self, meter: Meter) -> tuple[float, float]:
-        """Note the meter's reading and give the two rates."""
-        now = time.monotonic()
-        self.marks.append((now, meter.here, meter.tokens_here))
-        while len(self.marks) > 2 and now - self.marks[0][0] > self.span:
-            self.marks.pop(0)
-        then, generations, tokens = self.marks[0]
-        elapsed = max(now - then, 1e-6)
-        return (meter.here - generations) / elapsed, (meter.tokens_here - tokens) / elapsed

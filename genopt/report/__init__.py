@@ -45,8 +45,14 @@ def verdict_text(verdict: Mapping[str, Any]) -> str:
         "",
         f"Cost: {verdict['trials']} configurations, {verdict['search_generations']:,} generations to search and"
         f" {verdict['confirm_generations']:,} to confirm, {verdict['tokens']:,} tokens.",
+        *harvest_lines(verdict.get("harvested", 0), verdict.get("saved_tokens", 0)),
     ]
     return safe("\n".join(lines))
+
+
+def harvest_lines(texts: int, tokens: int) -> list[str]:
+    """What was had from texts that existed, in a line; nothing where nothing was."""
+    return [f"Saved: {texts:,} more texts of {tokens:,} tokens are cuts of generated ones."] if texts else []
 
 
 def _claimed(objectives: str) -> str:

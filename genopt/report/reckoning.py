@@ -152,6 +152,8 @@ def _cost(material: Material, examples: int) -> Cost:
         search_generations=int(spent["search_generations"]),
         confirm_generations=int(spent["confirm_generations"]),
         tokens=int(spent["tokens"]),
+        harvested=int(spent.get("harvested", 0)),
+        saved_tokens=int(spent.get("saved_tokens", 0)),
         hours=sum(max(0.0, worker.heartbeat - worker.started) for worker in archive.workers) / 3600,
         saved=int(sum(max(0, examples * each[key] - made[key]) for key in stopped)),
         known=int(sum(made[key] for key in equal)),
