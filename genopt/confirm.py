@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Literal
 
 import numpy as np
 
 from genopt import guards
 from genopt.objectives import Goal
+from genopt.samples import sample_split
 from genopt.schedule import gather
 from genopt.session import Session
 from genopt.stats import UNBOUNDED, PairedResult, examples_needed, look_level, mean_se, paired, shrink
@@ -32,7 +33,8 @@ class Verdict:
     `verdict`: "improved" or "worse" when the holdout shows a difference at the look's level, "not shown" when it does
     not (keep the baseline), None when nothing was confirmed. `difference` is winner minus baseline on the holdout, in
     units of the objective, > 0 is better; `interval` holds it with confidence 1 - `level`. `harvested` texts of
-    `saved_tokens` were had from others that were generated: the other numbers are without them.
+    `saved_tokens` were had from others that were generated: the other numbers are without them. `split` is the part of
+    the difference that comes from the settings, and the one from more samples an answer, where the winner takes more.
     """
 
     schema: int
@@ -62,6 +64,7 @@ class Verdict:
     opinions: Mapping[str, Any] | None = None
     harvested: int = 0
     saved_tokens: int = 0
+    split: Mapping[str, Any] | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values."""
@@ -173,7 +176,7 @@ async def confirm(session: Session, baseline: Evaluation, winner: Candidate | No
             await session.db(session.study.set_attribute, "looks", looks)
     look = looks.index(signature) + 1
     configs = (baseline.config, winner.evaluation.config)
-    samples = sum(plan.spec.search.repeats if not c.deterministic else 1 for c in configs)
+    samples = sum(plan.spec.search.repeats * c.n if not c.deterministic else 1 for c in configs)
     session.enter(
         "confirm",
         f"winner and baseline on {len(plan.holdout)} examples the search never saw"
@@ -195,7 +198,8 @@ async def confirm(session: Session, baseline: Evaluation, winner: Candidate | No
         level=1 - look_level(look),
         seed=plan.spec.seed,
     )
-    return _verdict(session, baseline.config, winner, (result, before, after), look=look)
+    split = await sample_split(session, before, after, level=1 - look_level(look))
+    return replace(_verdict(session, baseline.config, winner, (result, before, after), look=look), split=split)
 
 
 def _verdict(

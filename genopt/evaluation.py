@@ -201,7 +201,8 @@ async def _measure(
     async def observe(index: int) -> Observation:
         example = examples[index]
         observation = await observer.observe(config, memory, example, 0, "confirm", None)
-        samples = [memory[key] for key in [(example.id, s) for s in range(observer.repeats)] if key in memory]
+        places = observer.answers.places(0, observer.repeats, config.n)
+        samples = [memory[key] for key in [(example.id, s) for s in places] if key in memory]
         rows[index] = {
             "id": example.id,
             "fields": {k: v for k, v in example.fields.items()},

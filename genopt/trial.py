@@ -1,8 +1,8 @@
 """Owns one observation: render, find or generate, score, store. Knows no Optuna and decides nothing.
 
-An observation is one example under one configuration: `repeats` samples, their scores, and the metrics' means. Its
-replicate number r makes it use the samples r * repeats .. (r + 1) * repeats - 1, so that a replicate is a fresh, equal
-measurement also for scorers that look at several samples at once.
+An observation is one example under one configuration: `repeats` answers, their scores, and the metrics' means. An
+answer is a sample, or made of several (see `answers`). Replicate number r uses the answers r * repeats ..
+(r + 1) * repeats - 1, so that it is a fresh, equal measurement also for scorers that look at several at once.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from genopt.answers import Answers
 from genopt.errors import BackendError, ScorerError
 from genopt.harvest import Harvest
 from genopt.meter import Meter
@@ -43,6 +44,7 @@ class Configuration:
     key: str
     deterministic: bool
     kin: str = ""
+    n: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,6 +135,7 @@ class Observer:
     slots: asyncio.Semaphore
     on_generation: Callable[[], None] = lambda: None
     output: Mapping[str, Any] = field(default_factory=dict)
+    answers: Answers = field(default_factory=Answers)
     harvest: Harvest = field(default_factory=Harvest)
     attempts: int = 4
     sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
@@ -151,19 +154,24 @@ class Observer:
         Raises BackendError when a request failed for good, ScorerError when a scorer did.
         """
         first = replicate * self.repeats
-        samples = [0] * self.repeats if config.deterministic else list(range(first, first + self.repeats))
+        samples = [0] * self.repeats if config.deterministic else self.answers.places(first, self.repeats, config.n)
         rows = await gather([self._row(config, memory, example, s, phase) for s in dict.fromkeys(samples)])
         by_sample = {row.sample: row for row in rows}
         if trial_id is not None:
             for row in rows:
                 self.writer.add("genopt_trial_rows", {"trial_id": trial_id, "generation_id": row.id})
-        chosen = [by_sample[sample] for sample in samples]
+        rows = [by_sample[sample] for sample in samples]
+        chosen = await self.answers.choose(example, rows, self._chooser_scores)
         scores = {
             name: await score_rows(scorer, self.scorer_keys[name], example, chosen, self.writer)
             for name, scorer in self.scorers.items()
         }
-        metrics = metrics_of([row.generation for row in chosen], scores, self.goal)
+        metrics = self.answers.charged(metrics_of([row.generation for row in chosen], scores, self.goal), rows)
         return Observation(metrics, self.goal.utility(metrics))
+
+    async def _chooser_scores(self, example: Example, rows: Sequence[Row]) -> list[Score]:
+        answers = self.answers
+        return await score_rows(self.scorers[answers.chooser], answers.key, example, rows, self.writer)
 
     async def _row(self, config: Configuration, memory: Memory, example: Example, sample: int, phase: Phase) -> Row:
         known = memory.get((example.id, sample))
