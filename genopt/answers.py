@@ -105,6 +105,11 @@ class Answers:
         fields = {name: value for name, value in example.fields.items() if name != self.reference}
         return replace(example, fields=fields, references=())
 
+    def settled(self, rows: Sequence[Row]) -> bool:
+        """True when whoever chooses among these samples has said all it has to say."""
+        several = [row for answer in self.grouped(rows) if len(answer) > 1 for row in answer]
+        return not self.chooser or all(self.key in row.scores for row in several)
+
     async def choose(
         self, example: Example, rows: Sequence[Row], score: Callable[[Example, Sequence[Row]], Awaitable[object]]
     ) -> list[Row]:

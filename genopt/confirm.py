@@ -158,8 +158,9 @@ def _feasible(session: Session, evaluation: Evaluation) -> bool:
 
 async def confirm(session: Session, baseline: Evaluation, winner: Candidate | None) -> Verdict:
     """The verdict: winner and baseline on the holdout with fresh seeds, compared example by example."""
-    plan = session.plan
+    plan, meter = session.plan, session.meter
     if winner is None:
+        meter.harvested, meter.saved_tokens = await session.db(session.store.harvested, session.study.id)
         return _verdict(
             session,
             baseline.config,
@@ -199,6 +200,7 @@ async def confirm(session: Session, baseline: Evaluation, winner: Candidate | No
         seed=plan.spec.seed,
     )
     split = await sample_split(session, before, after, level=1 - look_level(look))
+    meter.harvested, meter.saved_tokens = await session.db(session.store.harvested, session.study.id)
     return replace(_verdict(session, baseline.config, winner, (result, before, after), look=look), split=split)
 
 
