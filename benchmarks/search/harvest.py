@@ -10,7 +10,7 @@ search    the quickstart's own space, where temperature and the rest are continu
 answers   a grid over n and temperatures: a vote about the length of the walk, and the text most alike the others; what
           nine samples an answer are worth, and what they cost.
 
-Options: --rows of the data (default 120), --plot FILE (needs matplotlib).
+Options: --rows of the data (default 80), --plot FILE (needs matplotlib).
 """
 
 from __future__ import annotations
@@ -247,7 +247,7 @@ def plot(path: Path, bars: Mapping[str, float], curves: Mapping[str, Any]) -> No
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rows", type=int, default=120, help="rows of the data (default 120)")
+    parser.add_argument("--rows", type=int, default=80, help="rows of the data (default 80)")
     parser.add_argument("--plot", type=Path, help="write a figure (needs matplotlib)")
     options = parser.parse_args()
     sys.path.insert(0, str(QUICKSTART))
