@@ -16,6 +16,7 @@ from genopt.types import Domain, Params, ParamValue
 
 GREEDY_INERT = ("top_p", "top_k", "min_p", "typical_p")
 RANDOM_THOUGH_GREEDY = ("xtc_probability", "dynatemp_range")  # they act before the temperature, or move it
+ENDS = ("max_tokens", "stop")  # they decide where a text ends, and nothing before that
 PENALTIES = ("repetition_penalty", "presence_penalty", "frequency_penalty")
 
 

@@ -66,6 +66,21 @@ def memory_problems(spec: StudySpec) -> Iterator[str]:
         yield from (f"backend.options.{problem}" for problem in sharing(engines))
 
 
+def chooser_problems(spec: StudySpec, scorers: Mapping[str, Scorer]) -> Iterator[str]:
+    """What is wrong with who chooses among the samples of an answer, and with the baseline's number of them."""
+    if spec.answer is None:
+        return
+    chooser = scorers.get(spec.answer.by or "")
+    if chooser is not None and "references" in chooser.needs:
+        yield (
+            f"answer.by: {chooser.name} compares with references, which nobody has when the answer is used."
+            ' Take a judge, or "consistency"'
+        )
+    n = spec.baseline.get("n", 1)
+    if isinstance(n, bool) or not isinstance(n, int) or not 1 <= n <= spec.answer.most:
+        yield f"baseline.n: {n!r} is no number of samples from 1 to answer.n's largest, {spec.answer.most}. Correct it"
+
+
 def shots_problems(spec: StudySpec, space: SearchSpace, tune: Sequence[Example]) -> Iterator[str]:
     """What is wrong with the numbers of few-shot examples, wherever they are set."""
     found: list[tuple[str, Any]] = [("prompt.shots", spec.prompt.shots)]
@@ -102,7 +117,8 @@ def names_are_known(
 ) -> None:
     """Hold every name in the space and the baseline against the backend and the prompt. Raises SpecError."""
     used = prompt.names()
-    variables = frozenset({name for name in space.names() if name in used or name in ("system", "user", "shots")})
+    apart = ("system", "user", "shots", *(("n",) if spec.answer else ()))
+    variables = frozenset({name for name in space.names() if name in used or name in apart})
     known = frozenset(info.params) | variables
     found: list[str] = []
     engine = info.identity.get("engine", spec.backend.kind)
@@ -137,7 +153,8 @@ def names_are_known(
             found.append(
                 f"{key}.{name}: is neither a parameter of {engine} nor a variable of the prompt." + hint(name, settable)
             )
-    found += [f"prompt: {problem}" for problem in problems(prompt, fields, variables | (spec.baseline.keys() & used))]
+    of_prompt = (variables | (spec.baseline.keys() & used)) - ({"n"} if spec.answer else set())
+    found += [f"prompt: {problem}" for problem in problems(prompt, fields, of_prompt)]
     if not space.open_dimensions():
         found.append("space: there is nothing to search. Give at least one range, choice or switch")
     if found:

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Literal
 
 import numpy as np
 
 from genopt import guards
 from genopt.objectives import Goal
+from genopt.samples import sample_split
 from genopt.schedule import gather
 from genopt.session import Session
 from genopt.stats import UNBOUNDED, PairedResult, examples_needed, look_level, mean_se, paired, shrink
@@ -31,7 +32,9 @@ class Verdict:
 
     `verdict`: "improved" or "worse" when the holdout shows a difference at the look's level, "not shown" when it does
     not (keep the baseline), None when nothing was confirmed. `difference` is winner minus baseline on the holdout, in
-    units of the objective, > 0 is better; `interval` holds it with confidence 1 - `level`.
+    units of the objective, > 0 is better; `interval` holds it with confidence 1 - `level`. `harvested` texts of
+    `saved_tokens` were had from others that were generated: the other numbers are without them. `split` is the part of
+    the difference that comes from the settings, and the one from more samples an answer, where the winner takes more.
     """
 
     schema: int
@@ -59,6 +62,9 @@ class Verdict:
     note: str = ""
     metrics: Mapping[str, Any] | None = None
     opinions: Mapping[str, Any] | None = None
+    harvested: int = 0
+    saved_tokens: int = 0
+    split: Mapping[str, Any] | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values."""
@@ -152,8 +158,9 @@ def _feasible(session: Session, evaluation: Evaluation) -> bool:
 
 async def confirm(session: Session, baseline: Evaluation, winner: Candidate | None) -> Verdict:
     """The verdict: winner and baseline on the holdout with fresh seeds, compared example by example."""
-    plan = session.plan
+    plan, meter = session.plan, session.meter
     if winner is None:
+        meter.harvested, meter.saved_tokens = await session.db(session.store.harvested, session.study.id)
         return _verdict(
             session,
             baseline.config,
@@ -170,7 +177,7 @@ async def confirm(session: Session, baseline: Evaluation, winner: Candidate | No
             await session.db(session.study.set_attribute, "looks", looks)
     look = looks.index(signature) + 1
     configs = (baseline.config, winner.evaluation.config)
-    samples = sum(plan.spec.search.repeats if not c.deterministic else 1 for c in configs)
+    samples = sum(plan.spec.search.repeats * c.n if not c.deterministic else 1 for c in configs)
     session.enter(
         "confirm",
         f"winner and baseline on {len(plan.holdout)} examples the search never saw"
@@ -192,7 +199,9 @@ async def confirm(session: Session, baseline: Evaluation, winner: Candidate | No
         level=1 - look_level(look),
         seed=plan.spec.seed,
     )
-    return _verdict(session, baseline.config, winner, (result, before, after), look=look)
+    split = await sample_split(session, before, after, level=1 - look_level(look))
+    meter.harvested, meter.saved_tokens = await session.db(session.store.harvested, session.study.id)
+    return replace(_verdict(session, baseline.config, winner, (result, before, after), look=look), split=split)
 
 
 def _verdict(
@@ -213,6 +222,8 @@ def _verdict(
         "search_generations": meter.search_generations,
         "confirm_generations": meter.confirm_generations,
         "tokens": meter.tokens,
+        "harvested": meter.harvested,
+        "saved_tokens": meter.saved_tokens,
         "level": level,
         "look": look,
         "objective": plan.goal.title,

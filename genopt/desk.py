@@ -195,7 +195,7 @@ class Desk:
         counts as one of the budget's trials already, so that the number of trials forbids only new ones (see `ask`)."""
         session, plan = self.session, self.session.plan
         budget, meter = plan.spec.budget, session.meter
-        ahead = (running + 1) * len(plan.tune) * plan.spec.search.repeats + plan.bill().reserve
+        ahead = (running + 1) * len(plan.tune) * plan.samples + plan.bill().reserve
         if budget.generations is not None and meter.generations + ahead > budget.generations:
             return f"the budget of {budget.generations:,} generations is spent, but for the verdict"
         each = meter.tokens / meter.generations if meter.generations else 0.0

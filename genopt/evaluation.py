@@ -13,6 +13,7 @@ from typing import IO, Any
 
 from genopt import dataset
 from genopt.errors import SpecError
+from genopt.meter import Meter
 from genopt.plan import Bill, Plan
 from genopt.prepare import prepare
 from genopt.runner import run
@@ -21,7 +22,7 @@ from genopt.space import Constant, Switch
 from genopt.spec import StudySpec
 from genopt.spec.read import hint, read_study
 from genopt.stats import interval, mean_se
-from genopt.trial import Configuration, Evaluation, Memory, Meter, Observation, Observer
+from genopt.trial import Configuration, Evaluation, Memory, Observation, Observer
 from genopt.types import Example
 
 
@@ -200,7 +201,8 @@ async def _measure(
     async def observe(index: int) -> Observation:
         example = examples[index]
         observation = await observer.observe(config, memory, example, 0, "confirm", None)
-        samples = [memory[key] for key in [(example.id, s) for s in range(observer.repeats)] if key in memory]
+        places = observer.answers.places(0, observer.repeats, config.n)
+        samples = [memory[key] for key in [(example.id, s) for s in places] if key in memory]
         rows[index] = {
             "id": example.id,
             "fields": {k: v for k, v in example.fields.items()},

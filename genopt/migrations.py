@@ -133,6 +133,13 @@ def _leases_and_claims(operations: Operations, connection: sa.Connection) -> Non
             connection.execute(sa.update(workers).where(workers.c.id == worker).values(paid))
 
 
+def _harvesting(operations: Operations, connection: sa.Connection) -> None:
+    """Version 4: which generations may be cuts of each other, their tokens, and which was made of which."""
+    for name in ("kin", "tokens", "harvested_from"):
+        operations.add_column(generations.name, generations.c[name].copy())
+    operations.create_index("genopt_generations_kin", generations.name, ["study_id", "kin"])
+
+
 def _paid(connection: sa.Connection) -> dict[int, dict[str, int]]:
     """What each study has paid for: its generations without those that it took over from another as a fork."""
     c = generations.c
@@ -153,5 +160,5 @@ def _paid(connection: sa.Connection) -> dict[int, dict[str, int]]:
 
 
 Step = Callable[[Operations, sa.Connection], None]
-STEPS: Mapping[int, Step] = {3: _leases_and_claims}
+STEPS: Mapping[int, Step] = {3: _leases_and_claims, 4: _harvesting}
 """What makes each version of the one before it."""

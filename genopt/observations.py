@@ -13,6 +13,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from genopt.answers import Answers
 from genopt.errors import MissingExtra, SpecError
 from genopt.objectives import Goal
 from genopt.store import Store
@@ -38,6 +39,7 @@ def read(
     phase                     tune (the search) or confirm (the holdout)
     example_id, group         which row of the data
     sample, seed              which of several texts; the samples r * repeats .. (r + 1) * repeats - 1 are observation r
+                              (n times as many where an answer is made of up to n samples)
     text, finish, why, prompt_tokens, completion_tokens, seconds, first_token_seconds
     score.NAME, why.NAME      of each scorer, as stored: a score is missing where none could be given, both where the
                               trial was stopped before
@@ -50,7 +52,8 @@ def read(
         groups = {example.id: example.group for example, _ in store.examples(study_id)}
     finally:
         store.close()
-    repeats = int(description.get("search.repeats", 1))
+    answers = Answers.from_description(description)
+    repeats = int(description.get("search.repeats", 1)) * answers.most
     again = {key for key, phase, _, row in rows if phase == "tune" and row.sample >= repeats}
     table: dict[str, list[Any]] = {}
 
@@ -76,7 +79,7 @@ def read(
         given = [row.scores.get(key) for *_, row in rows]
         put(f"score.{name}", [None if score is None else score.value for score in given])
         put(f"why.{name}", [None if score is None else score.why for score in given])
-    worth = _worth(rows, scorers, goal, repeats)
+    worth = _worth(rows, scorers, goal, repeats, answers)
     for name in dict.fromkeys([*goal.metrics(), *scorers, "completion_tokens"]):
         put(f"metric.{name}", [metrics.get(name, math.nan) for metrics, _ in worth])
     put("utility", [utility for _, utility in worth])
@@ -84,7 +87,7 @@ def read(
 
 
 def _worth(
-    rows: Sequence[Stored], scorers: Mapping[str, str], goal: Goal, repeats: int
+    rows: Sequence[Stored], scorers: Mapping[str, str], goal: Goal, repeats: int, answers: Answers
 ) -> list[tuple[Mapping[str, float], float]]:
     """For each row the metrics and the utility of its observation."""
 
@@ -95,8 +98,9 @@ def _worth(
     found: list[tuple[Mapping[str, float], float]] = []
     for _, together in groupby(rows, observation):
         members = [row for *_, row in together]
-        scores = {name: [row.scores.get(key, UNSCORED) for row in members] for name, key in scorers.items()}
-        metrics = metrics_of([row.generation for row in members], scores, goal)
+        chosen = answers.chosen(members)
+        scores = {name: [row.scores.get(key, UNSCORED) for row in chosen] for name, key in scorers.items()}
+        metrics = answers.charged(metrics_of([row.generation for row in chosen], scores, goal), members)
         found += [(metrics, goal.utility(metrics))] * len(members)
     return found
 

@@ -14,13 +14,16 @@ from typing import Any
 
 from genopt import canonical
 from genopt import dataset as data
+from genopt.answers import Answers, samples_of
+from genopt.harvest import Harvest
+from genopt.meter import Meter
 from genopt.objectives import Goal
 from genopt.prompt import Prompt
 from genopt.space import SearchSpace
 from genopt.spec import StudySpec
 from genopt.spec.confirm import second_judge
 from genopt.study.samplers import SamplerChoice
-from genopt.trial import Configuration, Meter, Observer, Sink
+from genopt.trial import Configuration, Observer, Sink
 from genopt.types import Backend, BackendInfo, Domain, Example, Params, ParamValue, Scorer
 
 DEFAULT_TRIALS = 60
@@ -81,6 +84,16 @@ class Plan:
     def domains(self) -> Mapping[str, Domain]:
         return self.info.params
 
+    @cached_property
+    def answers(self) -> Answers:
+        """How samples become answers."""
+        return Answers.of(self.spec.answer, self.scorer_keys, self.spec.dataset.reference)
+
+    @property
+    def samples(self) -> int:
+        """Generations of one observation, at most."""
+        return self.spec.search.repeats * self.answers.most
+
     @property
     def trials(self) -> int | None:
         """The budget in trials; a default when no budget is named at all."""
@@ -102,7 +115,7 @@ class Plan:
             return wanted
         if self.concurrency == 1:
             return 1
-        each = max(1, len(self.tune) * self.spec.search.repeats)
+        each = max(1, len(self.tune) * self.samples)
         return min(64, max(min(4, self.concurrency), math.ceil(1.5 * self.concurrency / each)))
 
     @property
@@ -132,7 +145,8 @@ class Plan:
     def _configuration(self, resolved: Mapping[str, ParamValue]) -> Configuration:
         request = {name: value for name, value in resolved.items() if name in self.domains and value is not None}
         switches = self.space.switches()
-        variables = {n: v for n, v in resolved.items() if n not in request and n not in switches and n != "shots"}
+        apart = {*request, *switches, "shots", *(("n",) if self.spec.answer else ())}
+        variables = {name: value for name, value in resolved.items() if name not in apart}
         shots = resolved.get("shots", self.spec.prompt.shots)
         count = shots if isinstance(shots, int) else 0
         kept = canonical.canonical(resolved, self.domains, switches=switches, vocabulary=self.info.vocabulary)
@@ -143,9 +157,25 @@ class Plan:
         identity |= self.models.get(str(request.get("model")), {})
         if self.output:
             identity["output"] = json.dumps(self.output, sort_keys=True)
-        key = canonical.config_key(identity, texts, {n: v for n, v in kept.items() if n in self.domains})
         shown = {name: value for name, value in resolved.items() if value is not None}
-        return Configuration(shown, request, variables, count, key, canonical.deterministic(kept))
+        settings = {name: value for name, value in kept.items() if name in self.domains}
+        kin, certain = self._kin(identity, texts, settings), canonical.deterministic(kept)
+        samples = samples_of(resolved, deterministic=certain) if self.spec.answer else 1
+        if samples > 1:
+            identity["n"] = str(samples)
+        key = canonical.config_key(identity, texts, settings)
+        return Configuration(shown, request, variables, count, key, certain, kin, samples)
+
+    def _kin(self, identity: Mapping[str, str], texts: list[str], settings: Params) -> str:
+        """What configurations share whose texts may be the same or cuts of each other; "" where there are none: time is
+        measured, beams choose by the whole text, or nothing is searched that only ends a text, or takes more of them.
+        Without seeds a text may be taken as it is, but it is no cut of what another request would have given."""
+        cut = self.info.seeded or canonical.deterministic(settings)
+        alike = {name: value for name, value in settings.items() if not cut or name not in canonical.ENDS}
+        useful = {*(canonical.ENDS if cut else ()), *(("n",) if self.spec.answer else ())} & self.space.names()
+        if not useful or self.goal.timed or settings.get("num_beams", 1) != 1:
+            return ""
+        return canonical.config_key(identity, texts, alike)
 
     @cached_property
     def _pool_digest(self) -> str:
@@ -169,6 +199,8 @@ class Plan:
             writer=writer,
             meter=meter,
             slots=self.slots,
+            answers=self.answers,
+            harvest=Harvest(getattr(self.backend, "replay", None), hidden=self.info.hidden),
             on_generation=on_generation,
             output=self.output,
         )
@@ -181,11 +213,11 @@ class Plan:
     def bill(self) -> Bill:
         """The cost at most. Without a limit on trials the search costs whatever the other budgets leave."""
         spec = self.spec.search
-        each = len(self.tune) * spec.repeats
+        each = len(self.tune) * self.samples
         bill = Bill(
             search=each * (self.trials or 0),
             finalists=each * spec.replicates * (spec.finalists + 1),
-            confirm=2 * len(self.holdout) * spec.repeats * spec.confirm_repeats,
+            confirm=2 * len(self.holdout) * self.samples * spec.confirm_repeats,
         )
         calls = {name: getattr(scorer, "calls", 0) for name, scorer in self.scorers.items()}
         again = int(self.spec.confirm.pairwise is not None)  # two texts, two orders: one for each text
@@ -209,6 +241,7 @@ class Plan:
             "objectives": self.goal.title,
             "constraints": [str(constraint) for constraint in self.goal.constraints],
             "search.repeats": spec.search.repeats,
+            **({"answer": self.answers.describe()} if spec.answer else {}),
             **({"output": json.loads(json.dumps(self.output))} if self.output else {}),
         }
 

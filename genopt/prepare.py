@@ -11,7 +11,15 @@ from typing import Any
 
 from genopt import dataset as data
 from genopt.backends import make_backend
-from genopt.checks import audit_problems, data_problems, engine_can, memory_problems, names_are_known, shots_problems
+from genopt.checks import (
+    audit_problems,
+    chooser_problems,
+    data_problems,
+    engine_can,
+    memory_problems,
+    names_are_known,
+    shots_problems,
+)
 from genopt.errors import BackendError, GenoptError, MissingExtra, SpecError
 from genopt.names import with_own_names
 from genopt.output import constraint, scorers_with
@@ -52,6 +60,7 @@ async def prepare(spec: StudySpec, *, tell: Callable[[str], None] = lambda text:
     found += of_engine
     found += audit_problems(spec)
     found += memory_problems(spec)
+    found += chooser_problems(spec, scorers)
     tune: tuple[Example, ...] = ()
     holdout: tuple[Example, ...] = ()
     if dataset is not None:
@@ -69,9 +78,9 @@ async def prepare(spec: StudySpec, *, tell: Callable[[str], None] = lambda text:
     fields = _fields(dataset.examples)
     try:
         if known is not None:  # a slip costs no loading of a model
-            names_are_known(spec, prompt, space if space.dimensions else default_space(known.params), known, fields)
+            names_are_known(spec, prompt, searched(spec, space, known), known, fields)
         info = await backend.open()
-        space = space if space.dimensions else default_space(info.params)
+        space = searched(spec, space, info)
         names_are_known(spec, prompt, space, info, fields)
         info = _one_model(info, spec, space)
         engine_can(spec, dataset.examples, output, info)
@@ -117,6 +126,12 @@ async def prepare(spec: StudySpec, *, tell: Callable[[str], None] = lambda text:
                 [p if p.startswith(spec.source) else f"{spec.source}: {p}" for p in error.problems], hint=error.hint
             ) from None
         raise
+
+
+def searched(spec: StudySpec, space: SearchSpace, info: BackendInfo) -> SearchSpace:
+    """The space that is searched: the engine's own where none is named, and how many samples an answer has."""
+    dimensions = (space if space.dimensions else default_space(info.params)).dimensions
+    return SearchSpace({**dimensions, **({"n": spec.answer.dimension()} if spec.answer else {})})
 
 
 def _attempt(found: list[str], make: Any) -> Any:
@@ -200,6 +215,8 @@ def _today(spec: StudySpec, space: SearchSpace, info: BackendInfo, fields: froze
             today[name] = int(dimension.low) if dimension.integer else float(dimension.low)
     if "shots" in space.names():
         today["shots"] = spec.prompt.shots
+    if spec.answer is not None:
+        today["n"] = 1
     for name, value in spec.baseline.items():
         plain = tuple(value) if isinstance(value, list) else value
         today[name] = info.params[name].coerce(plain) if name in info.params else plain
@@ -246,7 +263,7 @@ def _render_everything(plan: Plan) -> None:
 
 def _affordable(plan: Plan) -> None:
     """Raise SpecError when the budget cannot even pay for a baseline, one trial and the verdict."""
-    budget, least = plan.spec.budget.generations, plan.bill().reserve + 2 * len(plan.tune) * plan.spec.search.repeats
+    budget, least = plan.spec.budget.generations, plan.bill().reserve + 2 * len(plan.tune) * plan.samples
     if budget is not None and budget < least:
         raise SpecError(
             f"budget.generations: {budget} is too few: baseline, one trial and the verdict take {least}. Raise it,"

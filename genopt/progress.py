@@ -7,9 +7,10 @@ import time
 from collections.abc import Callable, Mapping, Sized
 
 from genopt.events import Listener, Progress, Stage, StageStarted
+from genopt.meter import Meter, Rate
 from genopt.plan import Plan
 from genopt.stats import mean_se
-from genopt.trial import Evaluation, Meter, Rate
+from genopt.trial import Evaluation
 
 EVERY = 0.25  # seconds between two events
 

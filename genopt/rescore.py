@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from genopt.agreement import kendall, spearman
+from genopt.answers import Answers
 from genopt.archive import Archive, load
 from genopt.backends import make_backend
 from genopt.errors import SpecError
@@ -105,7 +106,8 @@ async def rescore_async(
         if hasattr(scorer, "remember"):
             known = await asyncio.to_thread(store.judgments, getattr(scorer, "digest", ""))
             scorer.remember(known, writer.add)
-        groups = list(_observations(rows, repeats))
+        answers = Answers.from_description(archive.description)
+        groups = list(_observations(rows, repeats, answers))
         into = writer
 
         async def score(index: int) -> Sequence[Score]:
@@ -151,15 +153,15 @@ async def _attach(scorer: Any, engine: Backend, source: BackendSpec, archive: Ar
     await scorer.attach(engine, info, asyncio.Semaphore(slots))
 
 
-def _observations(rows: Sequence[tuple[str, Phase, int, Row]], repeats: int) -> Iterator[Group]:
-    """The rows by configuration, phase, example and replicate."""
+def _observations(rows: Sequence[tuple[str, Phase, int, Row]], repeats: int, answers: Answers) -> Iterator[Group]:
+    """The rows that are answers by configuration, phase, example and replicate."""
 
     def place(stored: tuple[str, Phase, int, Row]) -> tuple[str, Phase, str, int]:
         config, phase, _, row = stored
-        return config, phase, row.example_id, row.sample // repeats
+        return config, phase, row.example_id, row.sample // (repeats * answers.most)
 
     for (config, phase, *_), members in groupby(rows, place):
-        yield config, phase, [row for *_, row in members]
+        yield config, phase, answers.chosen([row for *_, row in members])
 
 
 def _compared(

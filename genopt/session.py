@@ -19,12 +19,13 @@ from genopt.database import Patience
 from genopt.events import Listener, Note, Stage
 from genopt.leases import LEASE, Spent, Worker
 from genopt.liveness import as_worker
+from genopt.meter import Meter
 from genopt.plan import Plan
 from genopt.progress import Ticker
 from genopt.schedule import run_trial
 from genopt.store import Store
 from genopt.study import Asked, Budget, Study, TrialRecord, open_study
-from genopt.trial import Configuration, Evaluation, Memory, Meter, Observation, Observer
+from genopt.trial import Configuration, Evaluation, Memory, Observation, Observer
 from genopt.types import Example, Phase
 from genopt.workers import Crew, Share, TakenOver
 from genopt.writer import Writer
@@ -269,7 +270,8 @@ class Session:
         return evaluation
 
     async def memory(self, config: Configuration, phase: Phase) -> Memory:
-        """The stored rows of a configuration, by (example id, sample)."""
+        """The stored rows of a configuration, by (example id, sample); those they may be cuts of are recalled, too."""
+        await self.observer.harvest.recall(config.kin, phase, partial(self.db, self.store.donors, self.study.id))
         rows = await self.db(self.store.rows, self.study.id, config.key, phase)
         return {(row.example_id, row.sample): row for row in rows}
 

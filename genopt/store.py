@@ -14,8 +14,10 @@ from genopt.leases import Leases, Spent, insert, renew
 from genopt.migrations import create
 from genopt.tables import (
     UNIQUE,
+    Donor,
     Row,
     claims,
+    donor_of,
     example_of,
     example_row,
     examples,
@@ -75,6 +77,13 @@ class Store:
         """Every stored generation of a configuration, with its scores."""
         c = generations.c
         return [row for *_, row in self._stored(c.study_id == study_id, c.config_key == config_key, c.phase == phase)]
+
+    def donors(self, study_id: int, kin: str, phase: Phase) -> list[Donor]:
+        """The generated texts of a family of configurations, which others may be cuts of."""
+        c = generations.c
+        wanted = (c.study_id == study_id, c.kin == kin, c.phase == phase, c.harvested_from.is_(None))
+        with self._engine.connect() as connection:
+            return [donor_of(row) for row in connection.execute(sa.select(generations).where(*wanted)).mappings()]
 
     def sent(self, study_id: int, config_key: str) -> dict[str, Any] | None:
         """The parameters that the requests of a configuration carried; None when it made none."""
@@ -136,13 +145,21 @@ class Store:
         c = generations.c
         query = (
             sa.select(c.phase, sa.func.count(), sa.func.sum(c.prompt_tokens + c.completion_tokens))
-            .where(c.study_id == study_id)
+            .where(c.study_id == study_id, c.harvested_from.is_(None))
             .group_by(c.phase)
         )
         with self._engine.connect() as connection:
             counted = {phase: (count, tokens) for phase, count, tokens in connection.execute(query)}
         tokens = sum(int(tokens or 0) for _, tokens in counted.values())
         return Spent(counted.get("tune", (0, 0))[0], counted.get("confirm", (0, 0))[0], tokens)
+
+    def harvested(self, study_id: int) -> tuple[int, int]:
+        """How many texts were had from generated ones, and how many tokens that would have been."""
+        c = generations.c
+        query = sa.select(sa.func.count(), sa.func.sum(c.prompt_tokens + c.completion_tokens))
+        with self._engine.connect() as connection:
+            found = connection.execute(query.where(c.study_id == study_id, c.harvested_from.is_not(None))).one()
+        return int(found[0]), int(found[1] or 0)
 
     def remember_examples(self, study_id: int, found: Iterable[tuple[Example, str, str]]) -> None:
         """Keep every example with its digest and its split: a fork has to know which rows still hold, a report and a
@@ -171,6 +188,9 @@ class Store:
                 for row in found
                 if row["example_id"] in kept
             }
+            for row in moved.values():
+                if row["harvested_from"] is not None:
+                    row["harvested_from"] = moved[row["harvested_from"]]["id"]
             insert(connection, generations, list(moved.values()))
             copied = len(moved)
             joined = sa.select(scores).join(generations, generations.c.id == scores.c.generation_id)
@@ -223,7 +243,8 @@ class Store:
 
 
 def _cost(rows: Sequence[Mapping[str, Any]]) -> Spent:
-    """What new generations cost."""
+    """What new generations cost; those that were harvested cost nothing."""
+    rows = [row for row in rows if row["harvested_from"] is None]
     searched = sum(row["phase"] == "tune" for row in rows)
     tokens = sum(row["prompt_tokens"] + row["completion_tokens"] for row in rows)
     return Spent(searched, len(rows) - searched, tokens)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import sqlalchemy as sa
@@ -16,7 +16,7 @@ from sqlalchemy.dialects import mysql
 
 from genopt.types import Example, Generation, Judgment, Params, Phase, Score
 
-SCHEMA_VERSION = 3  # a change of the tables takes a step in migrations.py
+SCHEMA_VERSION = 4  # a change of the tables takes a step in migrations.py
 UNIQUE = ("config_key", "example_id", "sample", "phase")
 
 metadata = sa.MetaData()
@@ -47,7 +47,11 @@ generations = _table(
     sa.Column("seconds", _float, nullable=False),
     sa.Column("first_token_seconds", _float),
     sa.Column("why", _text, nullable=False),
+    sa.Column("kin", sa.String(64)),
+    sa.Column("tokens", _text),
+    sa.Column("harvested_from", _id),
     sa.UniqueConstraint("study_id", "config_key", "example_id", "sample", "phase"),
+    sa.Index("genopt_generations_kin", "study_id", "kin"),
 )
 scores = _table(
     "genopt_scores",
@@ -123,6 +127,17 @@ class Row:
     scores: dict[str, Score]
 
 
+@dataclass(frozen=True, slots=True)
+class Donor:
+    """A stored generation that others may be cuts of: what it was asked with, and what was written."""
+
+    id: int
+    example_id: str
+    sample: int
+    params: Params
+    generation: Generation
+
+
 def generation_id(study_id: int, config_key: str, example_id: str, sample: int, phase: Phase) -> int:
     """63 bits of blake2b over the unique key: at a million rows two keys collide with probability 5e-8."""
     text = f"{study_id}\0{config_key}\0{example_id}\0{sample}\0{phase}"
@@ -130,9 +145,20 @@ def generation_id(study_id: int, config_key: str, example_id: str, sample: int, 
 
 
 def generation_row(
-    study_id: int, config_key: str, example_id: str, sample: int, phase: Phase, seed: int, params: Params, g: Generation
+    study_id: int,
+    config_key: str,
+    example_id: str,
+    sample: int,
+    phase: Phase,
+    seed: int,
+    params: Params,
+    g: Generation,
+    *,
+    kin: str = "",
+    harvested_from: int | None = None,
 ) -> dict[str, Any]:
-    """A generation as a row of its table. NUL characters, which PostgreSQL refuses in texts, become U+FFFD."""
+    """A generation as a row of its table. NUL characters, which PostgreSQL refuses in texts, become U+FFFD. `kin` says
+    which others it may be cut to, its tokens are kept only for that; `harvested_from` which one it was made of."""
     return {
         "id": generation_id(study_id, config_key, example_id, sample, phase),
         "study_id": study_id,
@@ -149,6 +175,9 @@ def generation_row(
         "seconds": g.seconds,
         "first_token_seconds": g.first_token_seconds,
         "why": _storable(g.why),
+        "kin": kin or None,
+        "tokens": json.dumps(g.tokens, separators=(",", ":")) if kin and g.tokens is not None else None,
+        "harvested_from": harvested_from,
     }
 
 
@@ -196,6 +225,13 @@ def generation_of(row: Any) -> Generation:
         why=row["why"],
         first_token_seconds=row["first_token_seconds"],
     )
+
+
+def donor_of(row: Any) -> Donor:
+    """The generation in a row of its table as one that others are cut of."""
+    params = {n: tuple(v) if isinstance(v, list) else v for n, v in json.loads(row["params"]).items()}
+    tokens = None if row["tokens"] is None else tuple(json.loads(row["tokens"]))
+    return Donor(row["id"], row["example_id"], row["sample"], params, replace(generation_of(row), tokens=tokens))
 
 
 def example_row(study_id: int, example: Example, digest: str, split: str) -> dict[str, Any]:

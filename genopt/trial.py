@@ -1,8 +1,8 @@
 """Owns one observation: render, find or generate, score, store. Knows no Optuna and decides nothing.
 
-An observation is one example under one configuration: `repeats` samples, their scores, and the metrics' means. Its
-replicate number r makes it use the samples r * repeats .. (r + 1) * repeats - 1, so that a replicate is a fresh, equal
-measurement also for scorers that look at several samples at once.
+An observation is one example under one configuration: `repeats` answers, their scores, and the metrics' means. An
+answer is a sample, or made of several (see `answers`). Replicate number r uses the answers r * repeats ..
+(r + 1) * repeats - 1, so that it is a fresh, equal measurement also for scorers that look at several at once.
 """
 
 from __future__ import annotations
@@ -10,20 +10,21 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import math
-import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from genopt.answers import Answers
 from genopt.errors import BackendError, ScorerError
-from genopt.leases import Spent
+from genopt.harvest import Harvest
+from genopt.meter import Meter
 from genopt.objectives import TIMED, Goal
 from genopt.prompt import Prompt, choose_shots
 from genopt.schedule import gather
-from genopt.tables import Row, generation_row, score_row
+from genopt.tables import Donor, Row, generation_row, score_row
 from genopt.types import Backend, Example, Generation, Message, Params, Phase, Request, Score, Scorer
 
 LOWEST, HIGHEST = 0.0, 1.0  # the ends of every scorer's scale: a text that was never written gets the worse one
@@ -33,7 +34,8 @@ MAX_MISSING = 0.05  # fraction of observations without a utility beyond which a 
 
 @dataclass(frozen=True)
 class Configuration:
-    """One way to generate: the flat parameters as chosen, what is sent, what the prompt gets, and its identity."""
+    """One way to generate: the flat parameters as chosen, what is sent, what the prompt gets, and its identity; `kin`
+    is that of all whose texts may be cuts of each other, "" where none may be."""
 
     params: Params
     request: Params
@@ -41,6 +43,8 @@ class Configuration:
     shots: int
     key: str
     deterministic: bool
+    kin: str = ""
+    n: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,36 +107,6 @@ def seed_of(study_seed: int, example_id: str, sample: int, phase: Phase) -> int:
     return int.from_bytes(digest) % 2**31
 
 
-@dataclass
-class Meter:
-    """What the study has spent, as it happens."""
-
-    search_generations: int = 0
-    confirm_generations: int = 0
-    tokens: int = 0
-    here: int = 0
-    tokens_here: int = 0
-
-    @classmethod
-    def start(cls, spent: Spent) -> Meter:
-        return cls(spent.search_generations, spent.confirm_generations, spent.tokens)
-
-    @property
-    def generations(self) -> int:
-        return self.search_generations + self.confirm_generations
-
-    def add(self, generation: Generation, phase: Phase) -> None:
-        """Count one new generation."""
-        if phase == "tune":
-            self.search_generations += 1
-        else:
-            self.confirm_generations += 1
-        self.here += 1
-        tokens = generation.prompt_tokens + generation.completion_tokens
-        self.tokens += tokens
-        self.tokens_here += tokens
-
-
 Memory = dict[tuple[str, int], Row]
 
 
@@ -161,6 +135,8 @@ class Observer:
     slots: asyncio.Semaphore
     on_generation: Callable[[], None] = lambda: None
     output: Mapping[str, Any] = field(default_factory=dict)
+    answers: Answers = field(default_factory=Answers)
+    harvest: Harvest = field(default_factory=Harvest)
     attempts: int = 4
     sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
 
@@ -178,19 +154,24 @@ class Observer:
         Raises BackendError when a request failed for good, ScorerError when a scorer did.
         """
         first = replicate * self.repeats
-        samples = [0] * self.repeats if config.deterministic else list(range(first, first + self.repeats))
+        samples = [0] * self.repeats if config.deterministic else self.answers.places(first, self.repeats, config.n)
         rows = await gather([self._row(config, memory, example, s, phase) for s in dict.fromkeys(samples)])
         by_sample = {row.sample: row for row in rows}
         if trial_id is not None:
             for row in rows:
                 self.writer.add("genopt_trial_rows", {"trial_id": trial_id, "generation_id": row.id})
-        chosen = [by_sample[sample] for sample in samples]
+        rows = [by_sample[sample] for sample in samples]
+        chosen = await self.answers.choose(example, rows, self._chooser_scores)
         scores = {
             name: await score_rows(scorer, self.scorer_keys[name], example, chosen, self.writer)
             for name, scorer in self.scorers.items()
         }
-        metrics = metrics_of([row.generation for row in chosen], scores, self.goal)
+        metrics = self.answers.charged(metrics_of([row.generation for row in chosen], scores, self.goal), rows)
         return Observation(metrics, self.goal.utility(metrics))
+
+    async def _chooser_scores(self, example: Example, rows: Sequence[Row]) -> list[Score]:
+        answers = self.answers
+        return await score_rows(self.scorers[answers.chooser], answers.key, example, rows, self.writer)
 
     async def _row(self, config: Configuration, memory: Memory, example: Example, sample: int, phase: Phase) -> Row:
         known = memory.get((example.id, sample))
@@ -199,12 +180,24 @@ class Observer:
         seed = seed_of(self.seed, example.id, sample, phase)
         messages = self.render(config, example)
         request = Request(messages, config.request, seed, example.id, sample, phase, **self.output)
-        async with self.slots:
-            generation = await self._generate(request)
-        self.meter.add(generation, phase)
-        stored = generation_row(self.study_id, config.key, example.id, sample, phase, seed, config.request, generation)
-        self.writer.add("genopt_generations", stored)
-        row = Row(stored["id"], example.id, sample, generation, {})
+        kin = self.harvest.kin(config.kin, phase)
+        async with kin.turn((example.id, sample)):
+            found = self.harvest.find(kin, request)
+            if found is None:
+                async with self.slots:
+                    generation, source = await self._generate(request), None
+                self.meter.add(generation, phase)
+            else:
+                generation, source = found
+                self.meter.spare(generation)
+            stored = generation_row(
+                self.study_id, config.key, example.id, sample, phase, seed, config.request, generation,
+                kin=config.kin, harvested_from=source,
+            )  # fmt: skip
+            self.writer.add("genopt_generations", stored)
+            if source is None:
+                kin.add(Donor(stored["id"], example.id, sample, config.request, generation))
+        row = Row(stored["id"], example.id, sample, replace(generation, tokens=None), {})
         memory[(example.id, sample)] = row
         self.on_generation()
         return row
@@ -297,21 +290,3 @@ def _mean_score(scores: Sequence[Score]) -> float:
     if any(value is None or math.isnan(value) for value in values):
         return math.nan
     return math.fsum(value for value in values if value is not None) / len(values)
-
-
-@dataclass
-class Rate:
-    """Generations and tokens per second over the last `span` seconds."""
-
-    span: float = 20.0
-    marks: list[tuple[float, int, int]] = field(default_factory=list)
-
-    def mark(self, meter: Meter) -> tuple[float, float]:
-        """Note the meter's reading and give the two rates."""
-        now = time.monotonic()
-        self.marks.append((now, meter.here, meter.tokens_here))
-        while len(self.marks) > 2 and now - self.marks[0][0] > self.span:
-            self.marks.pop(0)
-        then, generations, tokens = self.marks[0]
-        elapsed = max(now - then, 1e-6)
-        return (meter.here - generations) / elapsed, (meter.tokens_here - tokens) / elapsed

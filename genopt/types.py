@@ -74,7 +74,8 @@ class Generation:
     configuration or the prompt is to blame, e.g. the prompt is too long: `why` says so and the text is scored lowest).
     `seconds` is the time the engine took (loading a model left out) and means little while requests share an engine;
     `first_token_seconds` is how much of it passed before the first token, None where the engine does not tell.
-    `logprobs` holds one entry per generated token when the request asked for them.
+    `logprobs` holds one entry per generated token when the request asked for them. `tokens` are the ids that the engine
+    drew, end token included, where its `replay` can make other lengths of the text out of them.
     """
 
     text: str
@@ -85,6 +86,7 @@ class Generation:
     logprobs: Sequence[TokenLogprob] | None = None
     why: str = ""
     first_token_seconds: float | None = None
+    tokens: tuple[int, ...] | None = None
 
     @property
     def failed(self) -> bool:
@@ -202,7 +204,8 @@ class BackendInfo:
     `images` whether it sees them. `notes` are worth a warning: what this version ignores, how its defaults differ.
     `aliases` are other spellings of parameters that a study file may use (the engine's own -> genopt's); `dead` are
     names that people know and that do nothing here, each with the reason; `slots` is how many requests the engine
-    works on at once, None where it does not tell.
+    works on at once, None where it does not tell. `seeded` says that equal requests with equal seeds are given equal
+    texts (rounding aside), `hidden` that tokens may be written which the text does not show (thinking).
     """
 
     identity: Mapping[str, str]
@@ -218,17 +221,21 @@ class BackendInfo:
     aliases: Mapping[str, str] = field(default_factory=dict)
     dead: Mapping[str, str] = field(default_factory=dict)
     slots: int | None = None
+    seeded: bool = False
+    hidden: bool = False
 
 
 @runtime_checkable
 class Backend(Protocol):
     """One engine. Constructed as `Backend(model=..., options={...})`; nothing is loaded before `open`.
 
-    Four things are optional. `known`, a BackendInfo of what any model and version may honour: a study's names are held
+    Five things are optional. `known`, a BackendInfo of what any model and version may honour: a study's names are held
     against it before `open`. `tell`, an attribute that is set before `open`: a callable that takes a line for people
     (loading, waiting for a server). `stats()`: what the engine is doing right now, name -> number, for the progress
     line. `async models(names)`: for an engine whose requests may name another `model`, what identifies each of these
-    (name -> {"digest": ...}); raises SpecError for those it does not have.
+    (name -> {"digest": ...}); raises SpecError for those it does not have. `replay(request, donor)`: what `generate`
+    would give for a request that differs from the donor's in nothing but max_tokens and stop, made of `donor.tokens`;
+    None where they end before its text does. It has to be right to the letter.
     """
 
     async def open(self) -> BackendInfo:

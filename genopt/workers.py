@@ -250,11 +250,14 @@ class Share:
     def _done(self, index: int) -> bool:
         """Whether a cell's rows are in memory with all their scores: then it costs nothing."""
         position, replicate = self._cells[index]
-        repeats = self._observer.repeats
-        samples = [0] if self._config.deterministic else range(replicate * repeats, (replicate + 1) * repeats)
-        rows = [self.memory.get((self._examples[position].id, sample)) for sample in samples]
+        repeats, answers = self._observer.repeats, self._observer.answers
+        own = answers.places(replicate * repeats, repeats, self._config.n)
+        samples = [0] if self._config.deterministic else own
+        rows = [row for sample in samples if (row := self.memory.get((self._examples[position].id, sample)))]
+        if len(rows) < len(samples) or not answers.settled(rows):
+            return False
         keys = self._observer.scorer_keys.values()
-        return all(row is not None and all(key in row.scores for key in keys) for row in rows)
+        return all(key in row.scores for row in answers.chosen(rows) for key in keys)
 
     def _stored(self, name: str) -> bool:
         return all(self._done(index) for index in self._blocks[name])

@@ -116,6 +116,7 @@ def test_the_database_itself_keeps_generations_unique(store: Store, url: str) ->
     store.write({"genopt_generations": [row()]})
     with sqlite3.connect(url.removeprefix("sqlite:///")) as connection, pytest.raises(sqlite3.IntegrityError):
         values = "study_id, config_key, example_id, sample, phase, seed, params, text, finish, 1, 1, 1.0, NULL, why"
+        values += ", kin, tokens, harvested_from"
         connection.execute(f"INSERT INTO genopt_generations SELECT id + 1, {values} FROM genopt_generations")
     connection.close()
 

@@ -47,8 +47,8 @@ class ToyBackend:
     good), `broken_after` (every request after the n-th does), `refuses` ([name, low, high]: requests with such a value
     of a parameter do), `models` (name -> what it adds to the chance: requests name one of them, and only one is loaded
     at a time; `loads` lists them in order), `kill_after` (the process dies at its n-th), `flat` (the parameters change
-    nothing), `meet` (a file: open waits until two processes have opened), `structured` and `images` (what it says it
-    can). `requests` and `cancelled` count."""
+    nothing), `meet` (a file: open waits until two processes have opened), `structured`, `images` and `seeded` (what
+    it says it can). `requests` and `cancelled` count."""
 
     def __init__(self, *, model: str, options: Mapping[str, Any] | None = None) -> None:
         self.model, self.options = model, dict(options or {})
@@ -75,6 +75,7 @@ class ToyBackend:
             concurrency=16,
             structured=frozenset(self.options.get("structured", ())),
             images=bool(self.options.get("images")),
+            seeded=bool(self.options.get("seeded")),
         )
 
     async def models(self, names: Sequence[str]) -> dict[str, dict[str, str]]:

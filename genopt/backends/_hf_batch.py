@@ -19,10 +19,9 @@ from transformers.modeling_outputs import BaseModelOutput
 
 from genopt.backends._hf_choices import keep_only
 from genopt.backends._hf_loading import LoadedModel
-from genopt.backends._hf_rows import Finished, Row, tell_logprobs
+from genopt.backends._hf_rows import Finished, Row, ended, tell_logprobs, watch
 from genopt.backends._hf_sampling import Decoding, Plan
 from genopt.backends._hf_slots import Slots, Solo
-from genopt.backends._hf_stop import StopWatch
 
 _PREFILL_TOKENS = {"cpu": 8192}
 _PREFILL_TOKENS_GPU = 32768
@@ -49,8 +48,7 @@ class Batch:
     def admit(self, rows: Sequence[Row]) -> list[Finished]:
         """Prefill the rows, draw their first token and let them join; those that end at once are returned."""
         for row in rows:
-            if row.decoding.stop:
-                row.stops = StopWatch(self._loaded.decode, row.decoding.stop, row.decoding.min_tokens)
+            watch(row, self._loaded.decode)
         done: list[Finished] = []
         for group in self._groups(rows):
             done += self._admit(group)
@@ -231,14 +229,8 @@ class Batch:
             if not ids:
                 row.began = time.perf_counter()
             ids.append(token)
-            if token in eos:
-                done.append(Finished(row, loaded.decode(ids[:-1]), "stop", len(ids)))
-            elif row.stops is not None and (text := row.stops.cut(ids)) is not None:
-                done.append(Finished(row, text, "stop", len(ids)))
-            elif row.choices is not None and not row.choices.following(ids):
-                done.append(Finished(row, loaded.decode(ids), "stop", len(ids)))
-            elif len(ids) >= row.limit:
-                done.append(Finished(row, loaded.decode(ids), "length", len(ids)))
+            if (finished := ended(row, eos, loaded.decode)) is not None:
+                done.append(finished)
             else:
                 kept.append(n)
         return done, kept

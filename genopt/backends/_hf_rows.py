@@ -56,6 +56,38 @@ class Finished:
     why: str = ""
 
 
+def watch(row: Row, decode: Callable[[Sequence[int]], str]) -> None:
+    """Look out for the row's stop strings, if it has any."""
+    if row.decoding.stop:
+        row.stops = StopWatch(decode, row.decoding.stop, row.decoding.min_tokens)
+
+
+def ended(row: Row, eos: Sequence[int], decode: Callable[[Sequence[int]], str]) -> Finished | None:
+    """The row as finished by its newest token, None when it goes on."""
+    ids = row.ids
+    if ids[-1] in eos:
+        return Finished(row, decode(ids[:-1]), "stop", len(ids))
+    if row.stops is not None and (text := row.stops.cut(ids)) is not None:
+        return Finished(row, text, "stop", len(ids))
+    if row.choices is not None and not row.choices.following(ids):
+        return Finished(row, decode(ids), "stop", len(ids))
+    if len(ids) >= row.limit:
+        return Finished(row, decode(ids), "length", len(ids))
+    return None
+
+
+def replayed(
+    row: Row, tokens: Sequence[int], eos: Sequence[int], decode: Callable[[Sequence[int]], str]
+) -> Finished | None:
+    """The row as it ends when these are its tokens, None when they are all written before it does."""
+    watch(row, decode)
+    for token in tokens:
+        row.ids.append(token)
+        if (done := ended(row, eos, decode)) is not None:
+            return done
+    return None
+
+
 def tell_logprobs(drawn: Sequence[tuple[Row, int]], log_p: Tensor, token_text: Callable[[int], str]) -> None:
     """Note to every row the log probability of the token it drew (below 0: none) and of the likeliest ones.
 

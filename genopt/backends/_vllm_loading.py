@@ -255,6 +255,7 @@ def _described(model: str, version: str, options: Options, engine: Engine, spinn
         structured=frozenset({"schema", "regex", "choices"}),
         top_logprobs=max(0, own.max_logprobs),
         images=engine.sees,
+        seeded=True,
     )
 
 

@@ -204,6 +204,8 @@ class OllamaBackend:
             aliases=ALIASES,
             dead={**DEAD, **dead},
             slots=ready.loaded.slots,
+            seeded=True,
+            hidden=ready.wire.think not in (None, False),
         )
 
     def _identity(self, ready: _Ready) -> dict[str, str]:

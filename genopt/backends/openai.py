@@ -167,6 +167,8 @@ class OpenAIBackend:
             top_logprobs=5 if options.completions and dialect == "openai" else _ALTERNATIVES,
             images=not options.completions
             and (dialect != "llama.cpp" or bool((props.get("modalities") or {}).get("vision"))),
+            seeded=dialect != "openai" and "seed" not in options.without,
+            hidden=True,  # which models think before they answer is not told
         )
 
     def _card(self, model: str, key: str) -> Mapping[str, Any]:

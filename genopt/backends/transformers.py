@@ -120,7 +120,30 @@ class TransformersBackend:
             tuple(done.row.told) if request.top_logprobs else None,
             done.why,
             None if began is None else began - started,
+            tuple(done.row.ids) if done.finish != "error" and len(done.row.ids) == done.tokens else None,
         )
+
+    def replay(self, request: Request, donor: Generation) -> Generation | None:
+        """The text of this request, whose tokens begin as the donor's; None where those end before it does. The batch's
+        own rule for an end is applied token by token."""
+        from genopt.backends._hf_rows import Row, replayed
+        from genopt.backends._hf_sampling import Decoding
+
+        loaded, decoding = self._loaded, Decoding.of(self._coerced(request))
+        if loaded is None or donor.tokens is None or decoding.num_beams != 1 or request.choices:
+            return None
+        row = Row((), decoding, request.seed, self._limit(decoding.max_tokens, donor.prompt_tokens))
+        done = replayed(row, donor.tokens, loaded.rules.eos, loaded.decode)
+        if done is None:
+            return None
+        return replace(donor, text=done.text, finish=done.finish, completion_tokens=done.tokens, tokens=tuple(row.ids))
+
+    def _limit(self, max_tokens: int, prompt_tokens: int) -> int:
+        """max_tokens cut to the room in the context."""
+        loaded = self._loaded
+        if loaded is None or loaded.context is None:
+            return max_tokens
+        return min(max_tokens, loaded.context - (1 if loaded.seq2seq else prompt_tokens))
 
     def stats(self) -> dict[str, float]:
         """The texts that are being written, and those that wait."""
@@ -164,6 +187,7 @@ class TransformersBackend:
             notes=loaded.notes,
             structured=frozenset() if loaded.rules.fixed else frozenset({"choices"}),
             top_logprobs=_TOP_LOGPROBS,
+            seeded=True,
         )
 
     @staticmethod
@@ -200,19 +224,17 @@ class TransformersBackend:
         if loaded is None or self._encode is None:
             raise BackendError("the engine was closed")
         prompt, decoding = self._encode(tuple(request.messages)), Decoding.of(params)
-        size, limit = len(prompt), decoding.max_tokens
+        size = len(prompt)
+        limit = self._limit(decoding.max_tokens, size)
         row = Row(prompt, decoding, request.seed, limit, top_logprobs=request.top_logprobs)
         if request.choices:
             if loaded.rules.fixed:
                 raise BackendError("this model fixes tokens in its generation_config.json: it takes no choices")
             row.choices = loaded.choices(request.choices)
             row.decoding = decoding.unbanned()
-        if loaded.context is not None:
-            room = loaded.context - (1 if loaded.seq2seq else size)
-            if (size > loaded.context) if loaded.seq2seq else (room < 1):
-                why = f"prompt has {size} tokens, the model's context is {loaded.context}"
-                return Finished(row, "", "error", 0, why), size
-            row.limit = min(limit, room)
+        if loaded.context is not None and size > loaded.context - (0 if loaded.seq2seq else 1):
+            why = f"prompt has {size} tokens, the model's context is {loaded.context}"
+            return Finished(row, "", "error", 0, why), size
         return row, size
 
 

@@ -71,9 +71,24 @@ def _own_notes(found: Settings, params: Mapping[str, Any], target: str, created:
         yield f"stop: llama.cpp takes no flag for {list(stop)}. Send it with each request"
 
 
+def _answer_note(answer: Mapping[str, Any]) -> str:
+    """How samples become the study's answer, for who has to do it in the target's place."""
+    match answer["aggregate"]:
+        case "vote":
+            what = {"text": "what most of them say", "last_number": "the last number that most of them give"}
+            how = f"take {what.get(answer['extract'], 'what most of them have at ' + repr(answer['extract']))}"
+        case "best":
+            how = "take the one most alike the others" if not answer["key"] else f"take the one {answer['by']} prefers"
+        case _:
+            how = "its score is the mean of theirs"
+    return f"n = {answer['n']}: ask {answer['n']} times with different seeds, and {how}. No target does this by itself"
+
+
 def _prompt_notes(found: Settings, target: str) -> Iterator[str]:
     """What is left for each request to bring along."""
     title = TARGETS[target].title if target in TARGETS else target
+    if found.answer:
+        yield _answer_note(found.answer)
     yield from (f"left out: {what}" for what in found.front.loose)
     if target in ("transformers", "llama.cpp") and found.front.messages:
         yield "the system prompt and the few-shot examples are not part of it: send them with each request"

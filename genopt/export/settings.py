@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from genopt import dataset
@@ -25,6 +25,7 @@ class Settings:
     params   every generation parameter under genopt's name; own_stop says that the baseline has stop strings
     front    the turns that every row shares, and the template of the one that asks
     output   what answers are kept to: schema, regex or choices, or nothing
+    answer   how samples become an answer, as the study describes it, with `n`: how many; nothing where each is one
     images   the column whose images were shown, "" for none
     renamed  `model` is the name that the target knows, not the study's engine
     """
@@ -39,6 +40,7 @@ class Settings:
     front: Front
     output: Mapping[str, Any]
     images: str
+    answer: Mapping[str, Any] = field(default_factory=dict)
     renamed: bool = False
 
     @property
@@ -63,8 +65,9 @@ def settings(archive: Archive, which: str = "best", *, model: str | None = None)
         raise SpecError(f"{archive.name}: {name} has generated nothing yet, so there is nothing to export")
     backend = BackendSpec.model_validate(archive.spec["backend"])
     params = {name: own.get(name, value) for name, value in sent.items()}
-    switches = frozenset(_switches(archive.description["space"]))
-    variables = {n: v for n, v in {**before, **own}.items() if n not in sent and n not in switches}
+    taken = {**before, **own}.get("n", 1) if "answer" in archive.description else 1
+    apart = {*sent, *_switches(archive.description["space"]), *(("n",) if "answer" in archive.description else ())}
+    variables = {name: value for name, value in {**before, **own}.items() if name not in apart}
     theirs = str(params.pop("model", None) or backend.model)
     engine = str(archive.description["backend"].get("engine", backend.kind))
     unsaid = "stop" not in archive.spec.get("baseline", {}) and params.get("stop") == before.get("stop")
@@ -85,6 +88,7 @@ def settings(archive: Archive, which: str = "best", *, model: str | None = None)
         own_stop=bool(before.get("stop")),
         front=prompt.front(variables, few),
         output=archive.description.get("output", {}),
+        answer={**archive.description["answer"], "n": taken} if taken > 1 else {},
         images=archive.spec.get("dataset", {}).get("images") or "",
         renamed=model is not None,
     )

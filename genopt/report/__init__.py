@@ -27,6 +27,7 @@ def verdict_text(verdict: Mapping[str, Any]) -> str:
             f"    winner      {verdict['winner_score']:.4f}",
             f"    difference  {verdict['difference']:+.4f}   {confidence} interval [{low}, {high}]"
             f"   p = {verdict['p_value']:.2g}",
+            *split_lines(verdict.get("split")),
             f"    examples    won {verdict['wins']}, tied {verdict['ties']}, lost {verdict['losses']}",
         ]
         for name, means in (verdict.get("metrics") or {}).items():
@@ -45,8 +46,28 @@ def verdict_text(verdict: Mapping[str, Any]) -> str:
         "",
         f"Cost: {verdict['trials']} configurations, {verdict['search_generations']:,} generations to search and"
         f" {verdict['confirm_generations']:,} to confirm, {verdict['tokens']:,} tokens.",
+        *harvest_lines(verdict.get("harvested", 0), verdict.get("saved_tokens", 0)),
     ]
     return safe("\n".join(lines))
+
+
+def harvest_lines(texts: int, tokens: int) -> list[str]:
+    """What was had from texts that existed, in a line; nothing where nothing was."""
+    return [f"Saved: {texts:,} more texts of {tokens:,} tokens are cuts of generated ones."] if texts else []
+
+
+def split_lines(split: Mapping[str, Any] | None) -> list[str]:
+    """The two parts for people."""
+    if not split:
+        return []
+    lines = [f"    of which, with {split['n']} samples an answer:"]
+    for name in ("settings", "more samples"):
+        part = split[name]
+        low, high = part["interval"]
+        less, more = part["completion_tokens"]
+        cost = f"   tokens {less:g} -> {more:g}" if less is not None and more is not None else ""
+        lines.append(f"      {name:<14} {part['difference']:+.4f}   [{low:+.4f}, {high:+.4f}]{cost}")
+    return lines
 
 
 def _claimed(objectives: str) -> str:

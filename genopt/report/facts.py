@@ -70,7 +70,7 @@ class HeldOut:
 @dataclass(frozen=True, slots=True)
 class Cost:
     """What the study took. `saved` generations were not made because racing stopped trials, `known` because a trial
-    equalled another one."""
+    equalled another one, `harvested` because they are cuts of generated ones (`saved_tokens` in all)."""
 
     trials: int
     configurations: int
@@ -83,6 +83,8 @@ class Cost:
     hours: float
     saved: int
     known: int
+    harvested: int = 0
+    saved_tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from genopt.answers import Answers
 from genopt.objectives import pareto_front
 from genopt.observations import paired_table
 from genopt.report import sentence
@@ -136,6 +137,7 @@ def _front(settings: Sequence[Setting], directions: Sequence[str]) -> tuple[str,
 def _cost(material: Material, examples: int) -> Cost:
     archive, frame = material.archive, material.frame
     repeats = int(archive.description.get("search.repeats", 1))
+    repeats *= Answers.from_description(archive.description).most
     rows, spent = archive.rows(), archive.verdict or asdict(archive.spent)
     first = frame[(frame["phase"] == "tune") & (frame["sample"] < repeats)]
     made = first.groupby("config_key").size()
@@ -152,6 +154,8 @@ def _cost(material: Material, examples: int) -> Cost:
         search_generations=int(spent["search_generations"]),
         confirm_generations=int(spent["confirm_generations"]),
         tokens=int(spent["tokens"]),
+        harvested=int(spent.get("harvested", 0)),
+        saved_tokens=int(spent.get("saved_tokens", 0)),
         hours=sum(max(0.0, worker.heartbeat - worker.started) for worker in archive.workers) / 3600,
         saved=int(sum(max(0, examples * each[key] - made[key]) for key in stopped)),
         known=int(sum(made[key] for key in equal)),

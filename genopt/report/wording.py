@@ -71,10 +71,12 @@ def cost_rows(facts: Facts) -> list[tuple[str, str]]:
     saved = (
         f"{cost.saved:,} generations, {cost.saved / without:.0%} of what the search would have made" if without else "0"
     )
+    harvested = f"{cost.harvested:,}, which saved {cost.saved_tokens:,} tokens"
     return [
         ("configurations", f"{cost.configurations:,} in {cost.trials:,} trials"),
         ("stopped early", f"{cost.stopped:,}, which saved {saved}"),
         ("equal to a known one", f"{cost.duplicates:,} trials, answered from {cost.known:,} stored generations"),
+        *([("cuts of other texts", harvested)] if cost.harvested else []),
         ("failed or interrupted", f"{cost.failed:,}"),
         ("generations", f"{cost.search_generations:,} to search, {cost.confirm_generations:,} to confirm"),
         ("tokens", f"{cost.tokens:,} read and written"),

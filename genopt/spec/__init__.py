@@ -11,12 +11,14 @@ from pydantic import Field, PrivateAttr, field_validator, model_validator
 
 from genopt.objectives import MEASURED, Constraint, Goal, Objective
 from genopt.spec._base import Table, TextFile
+from genopt.spec.answer import AnswerSpec
 from genopt.spec.confirm import AuditSpec, ConfirmSpec
 from genopt.spec.dimensions import SpaceSpec, Value
 from genopt.spec.output import OutputSpec
 from genopt.spec.scorers import ScorerSpec
 
 __all__ = [
+    "AnswerSpec",
     "AuditSpec",
     "BackendSpec",
     "BudgetSpec",
@@ -190,6 +192,8 @@ class StudySpec(Table):
     """The prompt."""
     output: OutputSpec | None = None
     """What every answer is kept to (default: anything goes)."""
+    answer: AnswerSpec | None = None
+    """Several samples that become one answer (default: each sample is one)."""
     backend: BackendSpec
     """The engine."""
     space: SpaceSpec = {}

@@ -16,6 +16,7 @@ from genopt.objectives import TIMED
 from genopt.presets import PRESETS
 from genopt.spec import StudySpec
 from genopt.spec._base import Table
+from genopt.spec.answer import answer_problems
 from genopt.spec.confirm import confirm_problems
 from genopt.spec.dimensions import Choices, Range
 from genopt.spec.scorers import KINDS, ScorerSpec
@@ -172,6 +173,7 @@ def consistency(spec: StudySpec) -> Iterator[str]:
             " Drop search.trials_in_flight and backend.concurrency: both are 1 then"
         )
     yield from confirm_problems(spec.confirm, spec.audit, spec.scorers)
+    yield from answer_problems(spec.answer, spec.scorers, spec.space)
     if goal.several and spec.search.sampler == "gp" and spec.search.pruner == "median":
         yield "search.pruner: median works with one objective. Use paired or none"
 

@@ -12,10 +12,10 @@ import pytest
 from genopt.backends import _ollama_server
 from genopt.backends.ollama import PARAMS
 from genopt.errors import SpecError
+from genopt.meter import Meter
 from genopt.plan import Plan
 from genopt.prepare import prepare
 from genopt.spec.read import make_study
-from genopt.trial import Meter
 from tests import toy
 from tests.ollama_double import Double, Entry, running
 
