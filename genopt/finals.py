@@ -16,8 +16,10 @@ import numpy as np
 from genopt import race
 from genopt.schedule import gather
 from genopt.session import Session
+from genopt.stats import minimum_detectable_effect
 from genopt.trial import MAX_MISSING, Configuration, Evaluation
 
+LEVEL = 0.05  # the chance to beat the baseline below which a finalist is not measured further
 STEPS = 4  # parts of the tune split in which finalists are measured further
 
 
@@ -46,6 +48,32 @@ def _sound(evaluation: Evaluation) -> bool:
     return bool(evaluation.cells) and evaluation.missing() <= MAX_MISSING
 
 
+def enough(session: Session) -> str:
+    """Why `search.stop_when` ends the search now, in words; "" while going on is worth it.
+
+    It ends when what going on can bring at most is expected to be less than what was said to be worth it (see
+    `race.prospect`; how many configurations are to come is told by the budget of trials, else it is as many as were
+    tried), or when with this many held-out examples even the best gain that is still likely would not be shown.
+    """
+    rule, plan = session.plan.spec.search.stop_when, session.plan
+    if rule is None or plan.goal.several or len(session.seen) < race.FEW:
+        return ""
+    arms, field = standing(session)
+    base = next(i for i, arm in enumerate(arms) if arm.config.key == plan.baseline().key)
+    left = len(session.seen) if plan.trials is None else max(0, plan.trials - len(session.seen))
+    found = race.prospect(field, base, left, np.random.default_rng(plan.spec.seed))
+    if found.gain < rule.gain_below:
+        return f"going on is expected to bring {found.gain:.4f}, less than gain_below = {rule.gain_below:g}"
+    sd = field.noise * math.sqrt(2)  # of a difference of two configurations on one example
+    least = minimum_detectable_effect(sd, len({e.group or ("alone", e.id) for e in plan.holdout}))
+    if found.reach < least:
+        return (
+            f"a gain is likely to stay below {found.reach:.4f}, and {len(plan.holdout)} held-out examples are not "
+            f"likely to show one below {least:.4f}"
+        )
+    return ""
+
+
 async def choose_winner(session: Session, baseline: Evaluation) -> Candidate | None:
     """The configuration to put forward, or None when nothing looks better than the baseline.
 
@@ -56,6 +84,7 @@ async def choose_winner(session: Session, baseline: Evaluation) -> Candidate | N
     n, key = len(plan.tune), baseline.config.key
     room = plan.bill().finalists // spec.repeats
     rng = np.random.default_rng(plan.spec.seed)
+    below = 0.0 if spec.stop_when is None else spec.stop_when.gain_below
     step, entered = max(1, math.ceil(n / STEPS)), False
     while True:
         arms, field = standing(session)
@@ -65,8 +94,8 @@ async def choose_winner(session: Session, baseline: Evaluation) -> Candidate | N
         fit = [i for i, arm in enumerate(arms) if i == base or _feasible(session, arm)]
         most = [m if i in fit else 0 for i, m in enumerate(most)]
         chosen = race.promote(field, lengths, most, rng, arms=spec.finalists)
-        chosen = [i for i in chosen if field.worth[i] > field.worth[base] or field.chance(i, base) >= race.KEEP]
-        if room < 1 or not chosen:
+        chosen = [i for i in chosen if i == base or field.chance(i, base) >= LEVEL]
+        if room < 1 or not chosen or (below and race.prospect(field, base, 0, rng).gain < below):
             break
         if not entered:
             session.enter("finalists", f"the best {len(chosen)} further, then with fresh seeds", room * spec.repeats)

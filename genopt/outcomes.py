@@ -70,7 +70,8 @@ def outcome_of(session: Session, known: Known, evaluation: Evaluation) -> dict[s
 
     `estimate` (on the scale that the sampler is told) and `se` are those of `adjusted`.
     """
-    estimate, _ = adjusted(session, evaluation)
+    missing = evaluation.missing()
+    estimate = math.nan if missing > MAX_MISSING else adjusted(session, evaluation)[0]
     outcome: dict[str, Any] = {
         "n": known.n,
         "mean": known.mean,
@@ -81,7 +82,6 @@ def outcome_of(session: Session, known: Known, evaluation: Evaluation) -> dict[s
         "violations": dict(known.violations),
         "metrics": {name: round(value, 6) for name, value in evaluation.means().items() if math.isfinite(value)},
     }
-    missing = evaluation.missing()
     if missing > MAX_MISSING:
         outcome["why"] = f"{missing:.0%} of its observations could not be scored, and count as the worst"
     elif not known.eligible:

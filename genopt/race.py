@@ -21,11 +21,14 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from genopt.racing import levels
+
 Floats = NDArray[np.float64]
 
 FIRST = (8, 0.25)  # the first look at an arm: at least so many examples, and at most this fraction of them
 PILOT = 12  # the same before anything is known of the spread between arms
-KEEP = 0.15  # an arm goes on while its chance to beat the best is at least this
+ALPHA = 0.3  # the chance that an arm as good as the best is parked, over all looks together; it may be taken up again
+FEW = 10  # arms without which nothing is said of those to come
 PRIOR_DF = 10.0  # the weight of two guesses, in scores: examples make half of the variance, sampling half of the noise
 
 
@@ -157,14 +160,16 @@ def looks(first: int, n_examples: int) -> tuple[int, ...]:
     return tuple(found)
 
 
-def goes_on(field: Field, arm: int) -> bool:
-    """Whether an arm is worth further examples now: its chance to be better than the best of the others is not small.
-    An arm that is not is parked, not lost: `promote` may take it up again."""
+def goes_on(field: Field, arm: int, level: float) -> bool:
+    """Whether an arm is worth further examples now: its chance to beat the best of the others is at least `level`.
+
+    With the levels of `racing.levels` an arm that is as good as the best is parked with probability `alpha` over all
+    looks together. That holds although the best was picked for its scores: what an arm is compared with is the best's
+    posterior worth, pulled back by as much as being picked has helped it. Parked is not lost: `promote` looks at all.
+    """
     others = [k for k in range(len(field.worth)) if k != arm]
-    if not others:
-        return True
-    best = max(others, key=lambda k: field.worth[k])
-    return field.chance(arm, best) >= KEEP
+    best = max(others, key=lambda k: field.worth[k], default=arm)
+    return field.chance(arm, best) >= level
 
 
 def promote(
@@ -185,6 +190,32 @@ def promote(
     votes[leader] = 1024
     ranked = sorted(open_, key=lambda k: (-votes[k], -field.worth[k]))
     return [k for k in ranked if votes[k] > 0][:arms]
+
+
+@dataclass(frozen=True)
+class Prospect:
+    """What going on can bring at most. `gain`: how much better the best arm, of those measured and those to come, is
+    expected to be than the one that would be put forward now. `reach`: the gain over the baseline that this best arm
+    stays below with probability 95 %."""
+
+    gain: float
+    reach: float
+
+
+def prospect(field: Field, baseline: int, unseen: int, rng: np.random.Generator, *, draws: int = 1024) -> Prospect:
+    """The value of perfect information about all arms, E[max worth] - max E[worth], with those that are still to come
+    among them (Raiffa and Schlaifer 1961), from `draws` draws of the joint posterior. An upper bound of what any
+    measuring can bring; a new arm is drawn from the normal distribution of the good ones about the median arm."""
+    root = _root(field.covariance)
+    worth = field.worth[:, None] + root @ rng.standard_normal((len(field.worth), draws))
+    best = worth.max(axis=0)
+    if unseen > 0:  # the largest of so many normals, by the inverse of its distribution function
+        from scipy.special import ndtri
+
+        top = ndtri(rng.random(draws) ** (1 / unseen))
+        best = np.maximum(best, float(np.median(field.worth)) + field.spread * top)
+    now = int(np.argmax(field.worth))
+    return Prospect(float(best.mean() - worth[now].mean()), float(np.quantile(best - worth[baseline], 0.95)))
 
 
 def _root(covariance: Floats) -> Floats:
@@ -218,8 +249,14 @@ def simulate(
     arms: int = 4,
     batch: float = 0.25,
     order: Sequence[int] | None = None,
+    gain_below: float = 0.0,
 ) -> Outcome:
-    """A whole study on recorded scores (arms x examples x samples), by the policy of `genopt.search`."""
+    """A whole study on recorded scores (arms x examples x samples; higher is better), by the policy of `genopt.search`.
+
+    New arms are taken in `order` (default: random) while less than 1 - `finals` of the calls are spent; with
+    `gain_below` the study ends when what going on can bring is less. A fraction `holdout` of the examples is kept for
+    the verdict, and one sample of every (arm, example) for its fresh seeds. Deterministic in `seed`.
+    """
     from genopt.stats import paired
 
     rng = np.random.default_rng(seed)
@@ -243,19 +280,29 @@ def simulate(
     now: Field | None = None
     for arm in proposals:
         first = first_look(now, n)
+        if (
+            now is not None
+            and len(known) >= FEW
+            and gain_below
+            and prospect(now, 0, n_arms - len(known), rng).gain < gain_below
+        ):
+            break
         if spent + first > (1 - finals) * room:
             break
-        for look in (*looks(first, n), n):
+        rungs = looks(first, n)
+        for look, level in zip((*rungs, n), (*levels(rungs, ALPHA), 1.0), strict=True):
             spent += look - known.get(arm, 0)
             known[arm] = look
             now = field()
-            if look == n or spent + look > (1 - finals) * room or not goes_on(now, len(known) - 1):
+            if spent + look > (1 - finals) * room or not goes_on(now, len(known) - 1, level):
                 break
     step = max(1, round(batch * n))
     while True:
         now = field()
         names, lengths = list(known), list(known.values())
         chosen = promote(now, lengths, [most_scores] * len(names), rng, arms=arms)
+        if gain_below and prospect(now, 0, 0, rng).gain < gain_below:
+            break
         if not chosen or room - spent < 1:
             break
         for k in chosen:

@@ -1,4 +1,4 @@
-"""Owns the search: ask, race, tell, until a budget is spent. The arithmetic is in racing and objectives."""
+"""Owns the search: ask, race, tell, until a budget is spent. The policy is in race."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from genopt.desk import Desk, Job
 from genopt.errors import BackendError
 from genopt.finals import standing
 from genopt.outcomes import announce, finite, known_of, outcome_of, tell
+from genopt.racing import levels
 from genopt.schedule import run_study
 from genopt.session import Session
 from genopt.starts import enqueue_starts
@@ -103,7 +104,7 @@ async def search(session: Session) -> None:
         rungs = race.looks(race.first_look(standing(session)[1], n), n)
         try:
             evaluation = await session.measure(
-                job.config, trial_id=job.asked.trial_id, window=window, rungs=rungs, decide=_judge(session, job)
+                job.config, trial_id=job.asked.trial_id, window=window, rungs=rungs, decide=_judge(session, job, rungs)
             )
         except TakenOver:
             return await desk.lost(job)
@@ -131,7 +132,7 @@ async def search(session: Session) -> None:
     session.note(f"search ended: {desk.reason}")
 
 
-def _judge(session: Session, job: Job) -> Callable[[Evaluation, int], Awaitable[bool]]:
+def _judge(session: Session, job: Job, rungs: tuple[int, ...]) -> Callable[[Evaluation, int], Awaitable[bool]]:
     """The decision at a rung: report the running mean, then go on or stop."""
     plan = session.plan
 
@@ -146,6 +147,6 @@ def _judge(session: Session, job: Job) -> Callable[[Evaluation, int], Awaitable[
             others = [mean_of(e.utility(n)) for e in session.evaluations.values()]
             return len(others) < 5 or mean_of(values) >= float(np.median(others))
         arms, field = standing(session, evaluation)
-        return race.goes_on(field, len(arms) - 1)
+        return race.goes_on(field, len(arms) - 1, levels(rungs, race.ALPHA)[rungs.index(n)])
 
     return decide
