@@ -14,6 +14,7 @@ from functools import partial
 import numpy as np
 
 from genopt import race
+from genopt.field import Field, fit
 from genopt.schedule import gather
 from genopt.session import Session
 from genopt.stats import minimum_detectable_effect
@@ -35,13 +36,13 @@ class Candidate:
     shrunken: float
 
 
-def standing(session: Session, *more: Evaluation) -> tuple[list[Evaluation], race.Field]:
+def standing(session: Session, *more: Evaluation) -> tuple[list[Evaluation], Field]:
     """Every measured configuration that could win, `more` of them in flight at the end, and what they are worth."""
     flying, base = {evaluation.config.key for evaluation in more}, session.plan.baseline().key
     found = {**session.parked, **session.evaluations}
     arms = [found[key] for key in sorted(found) if key not in flying and (key == base or _sound(found[key]))]
     arms += more
-    return arms, race.fit([evaluation.series() for evaluation in arms], len(session.plan.tune))
+    return arms, fit([evaluation.series() for evaluation in arms], len(session.plan.tune))
 
 
 def _sound(evaluation: Evaluation) -> bool:
@@ -91,8 +92,8 @@ async def choose_winner(session: Session, baseline: Evaluation) -> Candidate | N
         base = next(i for i, arm in enumerate(arms) if arm.config.key == key)
         lengths = [len(arm.cells) for arm in arms]
         most = [n if arm.config.deterministic else (1 + spec.replicates) * n for arm in arms]
-        fit = [i for i, arm in enumerate(arms) if i == base or _feasible(session, arm)]
-        most = [m if i in fit else 0 for i, m in enumerate(most)]
+        able = [i for i, arm in enumerate(arms) if i == base or _feasible(session, arm)]
+        most = [m if i in able else 0 for i, m in enumerate(most)]
         chosen = race.promote(field, lengths, most, rng, arms=spec.finalists)
         chosen = [i for i in chosen if i == base or field.chance(i, base) >= LEVEL]
         if room < 1 or not chosen or (below and race.prospect(field, base, 0, rng).gain < below):
@@ -119,7 +120,7 @@ async def choose_winner(session: Session, baseline: Evaluation) -> Candidate | N
             shrunken=float(field.worth[i] - field.worth[base]),
         )
         for i, arm in enumerate(arms)
-        if i in fit and i != base
+        if i in able and i != base
     ]
     best = max(gains, key=lambda candidate: candidate.shrunken, default=None)
     return best if best is not None and best.shrunken > 0 else None

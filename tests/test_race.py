@@ -7,13 +7,14 @@ import pytest
 from numpy.typing import NDArray
 
 from genopt import race
+from genopt.field import Field, fit
 from genopt.racing import levels
 
 Floats = NDArray[np.float64]
 
 
 def binary(rng: np.random.Generator, worth: Floats, *, examples: int = 100, samples: int = 4) -> Floats:
-    """0/1 scores of arms with these worths (logits), of examples whose difficulty differs: arms x examples x samples."""
+    """0/1 scores (arms x examples x samples) of arms with these worths (logits); examples differ in difficulty."""
     ease = rng.normal(0, 1.5, examples)
     taste = rng.normal(0, 0.6, (len(worth), examples))
     chance = 1 / (1 + np.exp(-(worth[:, None] + ease + taste)))
@@ -23,7 +24,7 @@ def binary(rng: np.random.Generator, worth: Floats, *, examples: int = 100, samp
 def test_the_field_of_complete_balanced_scores_is_plain_arithmetic() -> None:
     """Everyone saw everything once: estimates are means, their errors those of the additive model's residuals."""
     scores = np.random.default_rng(0).random((40, 60))
-    field = race.fit(list(scores), 60)
+    field = fit(list(scores), 60)
     assert field.raw - field.raw.mean() == pytest.approx(scores.mean(axis=1) - scores.mean(), abs=1e-6)
     assert field.noise == pytest.approx(np.sqrt(1 / 12), rel=0.03)
     assert field.se == pytest.approx(field.noise / np.sqrt(60), rel=1e-6)
@@ -38,7 +39,7 @@ def test_an_arm_that_saw_easy_examples_is_not_better_for_it() -> None:
     ease = np.where(np.arange(60) < 20, 0.9, 0.4)
     scores = [ease + rng.normal(0, 0.05, 60) for _ in range(12)]
     short = [ease[:20] + rng.normal(0, 0.05, 20) for _ in range(12)]
-    field = race.fit([*scores, *short], 60)
+    field = fit([*scores, *short], 60)
     assert np.mean([s.mean() for s in short]) > 0.85
     assert field.raw[12:].mean() == pytest.approx(field.raw[:12].mean(), abs=0.01)
     assert field.raw[:12].mean() == pytest.approx(ease.mean(), abs=0.01)
@@ -54,7 +55,7 @@ def test_standard_errors_hold_what_they_say() -> None:
         ease = rng.normal(0, 0.3, 48)
         lengths = [48 if k < 6 else 12 for k in range(20)]
         scores = [w + ease[:n] + rng.normal(0, 0.2, n) for w, n in zip(worth, lengths, strict=True)]
-        field = race.fit(scores, 48)
+        field = fit(scores, 48)
         error = field.raw - worth
         error -= np.average(error, weights=field.se**-2.0)  # the common level is everyone's
         z += list(error / field.se)
@@ -67,7 +68,7 @@ def test_replicates_say_less_than_new_examples_and_more_than_nothing() -> None:
     once = [table[k, :40, 0] for k in range(20)]
     again = [np.concatenate([table[k, :40, 0], table[k, :40, 1]]) for k in range(20)]
     wide = [table[k, :80, 0] for k in range(20)]
-    errors = [race.fit(scores, n).se[0] for scores, n in ((once, 40), (again, 40), (wide, 80))]
+    errors = [fit(scores, n).se[0] for scores, n in ((once, 40), (again, 40), (wide, 80))]
     assert errors[2] < errors[1] < errors[0]
 
 
@@ -83,7 +84,7 @@ def test_an_equal_of_a_best_that_was_picked_for_its_scores_is_parked_no_more_oft
         else:
             scores = rng.normal(0, 0.2, n) + rng.normal(0, 0.15, (30, n))
         for look, level in zip(rungs, levels(rungs, race.ALPHA), strict=True):
-            if not race.goes_on(race.fit([*scores[:-1], scores[-1, :look]], n), 29, level):
+            if not race.goes_on(fit([*scores[:-1], scores[-1, :look]], n), 29, level):
                 parked += 1
                 break
     assert parked / runs <= race.ALPHA + 2.6 * np.sqrt(race.ALPHA * (1 - race.ALPHA) / runs)
@@ -94,7 +95,7 @@ def test_a_much_worse_arm_is_parked_at_once() -> None:
     parked = 0
     for seed in range(50):
         table = binary(np.random.default_rng(seed), worth)[:, :, 0]
-        parked += not race.goes_on(race.fit([*table[:20], table[20, :12]], 100), 20, 0.1)
+        parked += not race.goes_on(fit([*table[:20], table[20, :12]], 100), 20, 0.1)
     assert parked >= 45
 
 
@@ -102,7 +103,7 @@ def test_the_leader_and_its_rivals_get_the_next_examples() -> None:
     rng = np.random.default_rng(3)
     worth = np.array([0.0, 1.0, 1.0, -3.0, -3.0])
     table = binary(rng, worth, examples=200)[:, :, 0]
-    field = race.fit([row[:100] for row in table], 200)
+    field = fit([row[:100] for row in table], 200)
     assert set(race.promote(field, [100] * 5, [200] * 5, rng, arms=2)) == {1, 2}
     assert race.promote(field, [100] * 5, [100, 100, 200, 100, 100], rng, arms=2) == [2]
     assert race.promote(field, [100] * 5, [100] * 5, rng, arms=2) == []
@@ -149,7 +150,7 @@ def test_a_search_ends_when_going_on_is_not_worth_it() -> None:
 
 def test_the_prospect_is_the_expected_maximum() -> None:
     """Two arms with independent errors: E[max] - max E in closed form; unseen arms add to it."""
-    field = race.Field(np.zeros(2), np.diag([0.04, 0.04]), np.zeros(2), np.full(2, 0.2), 1.0, 0.2, 0.5)
+    field = Field(np.zeros(2), np.diag([0.04, 0.04]), np.zeros(2), np.full(2, 0.2), 1.0, 0.2, 0.5)
     rng = np.random.default_rng(0)
     assert race.prospect(field, 0, 0, rng, draws=200_000).gain == pytest.approx(0.2 / np.sqrt(np.pi), rel=0.02)
     assert race.prospect(field, 0, 2, rng, draws=200_000).gain == pytest.approx(0.2 * 1.0294, rel=0.02)

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import math
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from genopt import race
 from genopt.archive import load
 from genopt.errors import BackendError, ScorerError, SpecError
 from genopt.events import Note
+from genopt.field import fit
 from genopt.prepare import prepare
 from genopt.session import Session
 from genopt.spec.read import make_study
@@ -115,7 +114,7 @@ def test_a_stopped_trial_is_told_what_it_would_have_reached(tmp_path: Path) -> N
         key, n = trial.config["key"], trial.outcome["n"]
         assert trial.values is not None
         known[key] = [right[key, name] for name in ids[:n]]
-        field = race.fit([known[other] for other in sorted(known) if other != key] + [known[key]], len(ids))
+        field = fit([known[other] for other in sorted(known) if other != key] + [known[key]], len(ids))
         assert trial.outcome["se"] == pytest.approx(field.se[-1])
         assert trial.outcome["estimate"] == pytest.approx(field.raw[-1])
         assert trial.outcome["mean"] == pytest.approx(sum(known[key]) / n)
