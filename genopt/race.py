@@ -25,7 +25,7 @@ Floats = NDArray[np.float64]
 
 FIRST = (8, 0.15)  # the first look at an arm: at least so many examples, and at most this fraction of them
 PILOT = 12  # the same before anything is known of the spread between arms
-ALPHA = 0.6  # the chance that an arm as good as the best is parked, over all looks together; it may be taken up again
+ALPHA = 0.3  # the chance that an arm as good as the best is parked, over all looks together; it may be taken up again
 FEW = 10  # arms without which nothing is said of those to come
 
 

@@ -472,3 +472,14 @@ def test_a_model_is_part_of_what_a_configuration_is(tmp_path: Path) -> None:
             return {plan.configure({**chosen, "model": name}).key for name in ("small", "big")}
 
     assert len(asyncio.run(keys())) == 2
+
+
+def test_a_search_that_cannot_bring_enough_ends_and_says_so(tmp_path: Path) -> None:
+    """Every configuration is equal in truth, and a budget of 60 trials is not needed to see it."""
+    table = study(tmp_path, count=60, backend=backend(flat=True), budget={"trials": 60})
+    table["search"] = {"sampler": "random", "stop_when": {"gain_below": 0.05}}
+    ran = run(table, tmp_path)
+    assert 10 <= ran.decided().trials < 60
+    assert "search ended: " in ran.notes()
+    assert "going on is expected to bring" in ran.notes() or "are not likely to show one below" in ran.notes()
+    assert no_trial_is_open(ran)
