@@ -8,18 +8,18 @@ baseline answer the holdout, which the search never saw, with fresh seeds.
 from __future__ import annotations
 
 import math
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Literal
 
 import numpy as np
 
 from genopt import guards
+from genopt.finals import Candidate, by_model
 from genopt.objectives import Goal
 from genopt.samples import sample_split
-from genopt.schedule import gather
 from genopt.session import Session
-from genopt.stats import UNBOUNDED, PairedResult, examples_needed, look_level, mean_se, paired, shrink
+from genopt.stats import UNBOUNDED, PairedResult, examples_needed, look_level, paired
 from genopt.trial import MAX_MISSING, Configuration, Evaluation, mean_of
 from genopt.types import Params
 
@@ -78,84 +78,6 @@ class Verdict:
         return cls(**kept)
 
 
-@dataclass(frozen=True)
-class Candidate:
-    """A configuration with its measured and its shrunken gain over the baseline on the tune split (utility)."""
-
-    key: str
-    evaluation: Evaluation
-    gain: float
-    se: float
-    shrunken: float
-
-
-async def choose_winner(session: Session, baseline: Evaluation) -> Candidate | None:
-    """The configuration to put forward, or None when nothing looks better than the baseline."""
-    spec = session.plan.spec.search
-    ranked = rank(session, baseline)
-    finalists = [candidate for candidate in ranked if candidate.shrunken > 0][: spec.finalists]
-    if not finalists:
-        return None
-    if spec.replicates:
-        again = [baseline.config, *(candidate.evaluation.config for candidate in finalists)]
-        fresh = sum(not config.deterministic for config in again)
-        session.enter(
-            "finalists",
-            f"the best {len(finalists)} and the baseline once more, with fresh seeds",
-            fresh * len(session.plan.tune) * spec.repeats * spec.replicates,
-        )
-        window = max(1, 2 * session.plan.concurrency // (spec.repeats * len(again)))
-        measured = await _by_model(
-            again, lambda config: session.measure(config, replicates=1 + spec.replicates, window=window)
-        )
-        await session.flush()
-        baseline = measured[0]
-        kept = {candidate.key for candidate in finalists}
-        finalists = [candidate for candidate in rank(session, baseline) if candidate.key in kept]
-    feasible = [candidate for candidate in finalists if _feasible(session, candidate.evaluation)]
-    best = max(feasible, key=lambda candidate: candidate.shrunken, default=None)
-    return best if best is not None and best.shrunken > 0 else None
-
-
-async def _by_model(
-    configs: Sequence[Configuration], measure: Callable[[Configuration], Awaitable[Evaluation]]
-) -> list[Evaluation]:
-    """The evaluations in order. Those of one model run side by side, one model after the other: an engine that holds
-    one at a time would otherwise do little but change models."""
-    found: dict[str, Evaluation] = {}
-    for model in dict.fromkeys(config.request.get("model") for config in configs):
-        together = [config for config in configs if config.request.get("model") == model]
-        measured = await gather([measure(config) for config in together])
-        found |= {config.key: evaluation for config, evaluation in zip(together, measured, strict=True)}
-    return [found[config.key] for config in configs]
-
-
-def rank(session: Session, baseline: Evaluation) -> list[Candidate]:
-    """Every complete eligible configuration but the baseline, best shrunken gain first.
-
-    Gains are paired by example, which takes the examples' difficulty out of their error before they are shrunk. Equals
-    come in the order of their keys: the order in which they were measured differs between runs.
-    """
-    base = baseline.utility()
-    rows: list[tuple[str, Evaluation, float, float]] = []
-    for key, known in sorted(session.known.items(), key=lambda item: item[0]):
-        evaluation = session.evaluations.get(key)
-        if evaluation is None or known.stopped_early or not known.eligible or key == baseline.config.key:
-            continue
-        gain, se = mean_se(evaluation.utility() - base)
-        if math.isfinite(gain):
-            rows.append((key, evaluation, gain, se))
-    if not rows:
-        return []
-    shrunk = shrink([row[2] for row in rows], [row[3] for row in rows])
-    found = [Candidate(*row, shrunken=float(mean)) for row, mean in zip(rows, shrunk.means, strict=True)]
-    return sorted(found, key=lambda candidate: -candidate.shrunken)
-
-
-def _feasible(session: Session, evaluation: Evaluation) -> bool:
-    return all(v <= 0 for v in session.plan.goal.violations(evaluation.means()).values())
-
-
 async def confirm(session: Session, baseline: Evaluation, winner: Candidate | None) -> Verdict:
     """The verdict: winner and baseline on the holdout with fresh seeds, compared example by example."""
     plan, meter = session.plan, session.meter
@@ -185,7 +107,7 @@ async def confirm(session: Session, baseline: Evaluation, winner: Candidate | No
         len(plan.holdout) * samples * repeats,
     )
     window = max(1, plan.concurrency // plan.spec.search.repeats)
-    before, after = await _by_model(
+    before, after = await by_model(
         configs,
         lambda config: session.measure(
             config, examples=plan.holdout, phase="confirm", replicates=repeats, window=window

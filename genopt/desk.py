@@ -8,6 +8,7 @@ from collections import Counter
 from dataclasses import dataclass
 
 from genopt.errors import BackendError
+from genopt.finals import enough
 from genopt.outcomes import tell_duplicate
 from genopt.session import Session
 from genopt.study import Asked, Budget, Later
@@ -86,6 +87,9 @@ class Desk:
         session = self.session
         while True:
             await session.learn()
+            if why := enough(session):
+                self.reason = self.reason or why
+                return None
             while (reason := self._spent(self._running())) and self._running() and not self._spent(0):
                 if self._waiting:
                     return None  # these first: while nothing runs no room can appear

@@ -14,7 +14,7 @@ from genopt import dataset as data
 from genopt.canonical import config_key, deterministic
 from genopt.errors import SpecError, StudyError
 from genopt.objectives import Goal, Objective
-from genopt.outcomes import outcome_of
+from genopt.outcomes import kept
 from genopt.runner import run
 from genopt.schedule import gather
 from genopt.scorers import make_scorer, scorer_key
@@ -177,7 +177,7 @@ def _write(
                 {n: choices[n].labels[choices[n].values.index(value)] for n, value in settings.items()},
                 (mean,),
                 config={"key": config, "params": dict(settings)},
-                outcome=outcome_of(known, evaluation),
+                outcome=kept(known, evaluation, mean),
                 violations={},
             )
             store.write({"genopt_trial_rows": [{"trial_id": trial_id, "generation_id": row["id"]} for row in rows]})

@@ -8,38 +8,41 @@ from typing import Any
 import numpy as np
 
 from genopt.events import TrialDone
+from genopt.finals import standing
 from genopt.guards import at_worst
 from genopt.session import Known, Session
 from genopt.stats import mean_se
 from genopt.study import Asked
-from genopt.trial import MAX_MISSING, Evaluation
+from genopt.trial import MAX_MISSING, Evaluation, mean_of
 from genopt.types import Params
 
 
-def known_of(session: Session, number: int | None, evaluation: Evaluation, told: float | None) -> Known:
-    """What an evaluation is worth; `told` is the adjusted mean of a trial that was stopped early. Where more than
-    MAX_MISSING could not be scored, the sampler is told the mean with what is missing at its worst."""
+def known_of(session: Session, number: int | None, evaluation: Evaluation) -> Known:
+    """What an evaluation is worth. Of a trial that was stopped early, the sampler is told what it would have reached on
+    all examples. Where more than MAX_MISSING could not be scored, it is the mean with what is missing at its worst."""
     goal = session.plan.goal
     values = evaluation.utility()
     n = int(np.count_nonzero(~np.isnan(values)))
-    mean, se = mean_se(values)
+    mean = mean_of(values)
+    estimate, se = adjusted(session, evaluation)
     means = evaluation.means()
     violations = goal.violations(means)
     eligible = (
         all(violation <= 0 for violation in violations.values()) and evaluation.missing() <= MAX_MISSING and n > 0
     )
-    worth = mean if told is None else told
+    stopped = len(evaluation.cells) < len(session.plan.tune)
+    worth = estimate if stopped else mean
     if evaluation.missing() > MAX_MISSING:
         worst = at_worst(evaluation, goal)
         worth, means = mean_se(worst.utility())[0], worst.means()
-    return Known(number, goal.values(worth, means), mean, se, n, told is not None, eligible, violations)
+    return Known(number, goal.values(worth, means), mean, se, n, stopped, eligible, violations)
 
 
-async def tell(session: Session, asked: Asked, key: str, evaluation: Evaluation, *, told: float | None) -> None:
+async def tell(session: Session, asked: Asked, key: str, evaluation: Evaluation) -> None:
     """Finish a trial: remember it, tell the sampler, tell the listeners."""
-    known = known_of(session, asked.number, evaluation, told)
+    known = known_of(session, asked.number, evaluation)
     before = session.best()
-    outcome = outcome_of(known, evaluation)
+    outcome = outcome_of(session, known, evaluation)
     values = known.values if all(math.isfinite(value) for value in known.values) else None
     await session.db(session.study.tell, asked, values, outcome=outcome, violations=known.violations)
     session.known[key] = known
@@ -49,18 +52,38 @@ async def tell(session: Session, asked: Asked, key: str, evaluation: Evaluation,
     announce(session, asked.number, asked.params, known, kind, best=leads, why=outcome.get("why", ""))
 
 
-def outcome_of(known: Known, evaluation: Evaluation) -> dict[str, Any]:
-    """What is kept with a finished trial. JSON knows no NaN, so an unknown number is null."""
+def adjusted(session: Session, evaluation: Evaluation) -> tuple[float, float]:
+    """The utility of a configuration as if it had seen the whole tune split, and its standard error.
+
+    Both by the model of all configurations and examples in `genopt.race`: the estimate is not shrunken, and the error
+    is what is the configuration's own in it: that of a comparison with the other configurations on the same examples,
+    in which the examples' difficulty has no part. It is above 0; (NaN, NaN) where nothing was scored.
+    """
+    if np.isnan(evaluation.series()).all():
+        return math.nan, math.nan
+    field = standing(session, evaluation)[1]
+    return float(field.raw[-1]), float(field.se[-1])
+
+
+def outcome_of(session: Session, known: Known, evaluation: Evaluation) -> dict[str, Any]:
+    """What is kept with a finished trial; `estimate` (on the scale that the sampler is told) and `se` are `adjusted`."""
+    estimate = math.nan if evaluation.missing() > MAX_MISSING else adjusted(session, evaluation)[0]
+    return kept(known, evaluation, session.plan.goal.sign * estimate)
+
+
+def kept(known: Known, evaluation: Evaluation, estimate: float) -> dict[str, Any]:
+    """What is kept with a trial of this estimate. JSON knows no NaN, so an unknown number is null."""
+    missing = evaluation.missing()
     outcome: dict[str, Any] = {
         "n": known.n,
         "mean": known.mean,
         "se": known.se,
+        "estimate": estimate,
         "stopped_early": known.stopped_early,
         "eligible": known.eligible,
         "violations": dict(known.violations),
         "metrics": {name: round(value, 6) for name, value in evaluation.means().items() if math.isfinite(value)},
     }
-    missing = evaluation.missing()
     if missing > MAX_MISSING:
         outcome["why"] = f"{missing:.0%} of its observations could not be scored, and count as the worst"
     elif not known.eligible:

@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from genopt.confirm import Verdict, choose_winner, confirm
+from genopt.confirm import Verdict, confirm
 from genopt.errors import StudyError
 from genopt.events import Decided, Listener, Note, silence
+from genopt.finals import choose_winner
 from genopt.fork import check_source, fork_from
 from genopt.guards import usage_notes
 from genopt.judging.check import check_judges

@@ -1,4 +1,4 @@
-"""Owns the search: ask, race, tell, until a budget is spent. The arithmetic is in racing and objectives."""
+"""Owns the search: ask, race, tell, until a budget is spent. The policy is in race."""
 
 from __future__ import annotations
 
@@ -10,11 +10,13 @@ from typing import Any
 
 import numpy as np
 
-from genopt import racing
+from genopt import race
 from genopt.confirm import shown
 from genopt.desk import Desk, Job
 from genopt.errors import BackendError
+from genopt.finals import standing
 from genopt.outcomes import announce, finite, known_of, outcome_of, tell
+from genopt.racing import levels
 from genopt.schedule import run_study
 from genopt.session import Session
 from genopt.starts import enqueue_starts
@@ -48,7 +50,7 @@ async def _enter_baseline(session: Session, config: Configuration, evaluation: E
     """Enter the baseline as a finished trial; Optuna is not told of one outside the space, which would shrink what its
     samplers model."""
     plan = session.plan
-    known = known_of(session, None, evaluation, None)
+    known = known_of(session, None, evaluation)
     located = _locate(session, config)
     entered = session.known.get(config.key)  # as a trial, before this study was stopped
     number = entered.number if entered is not None else None
@@ -58,7 +60,7 @@ async def _enter_baseline(session: Session, config: Configuration, evaluation: E
             located,
             known.values,
             config={"key": config.key, "params": shown(config.params)},
-            outcome=outcome_of(known, evaluation) | {"baseline": True},
+            outcome=outcome_of(session, known, evaluation) | {"baseline": True},
             violations=known.violations,
         )
         await session.measure(config, trial_id=trial_id)
@@ -98,20 +100,16 @@ async def search(session: Session) -> None:
     window = max(1, math.ceil(2 * plan.concurrency / (plan.trials_in_flight * spec.search.repeats)))
 
     async def evaluate(job: Job) -> None:
-        rungs = racing.rungs(len(plan.tune))
+        n = len(plan.tune)
+        rungs = race.looks(race.first_look(standing(session)[1], n), n)
         try:
             evaluation = await session.measure(
                 job.config, trial_id=job.asked.trial_id, window=window, rungs=rungs, decide=_judge(session, job, rungs)
             )
         except TakenOver:
             return await desk.lost(job)
-        told = None
-        incumbent = _incumbent(session)
-        if len(evaluation.cells) < len(plan.tune) and incumbent is not None:
-            n = len(evaluation.cells)
-            told = racing.adjusted_mean(evaluation.utility(n), incumbent.utility(n), mean_of(incumbent.utility()))
         await session.flush()
-        await tell(session, job.asked, job.config.key, evaluation, told=told)
+        await tell(session, job.asked, job.config.key, evaluation)
         await desk.finished(job)
         await desk.ask_again()
 
@@ -143,19 +141,12 @@ def _judge(session: Session, job: Job, rungs: tuple[int, ...]) -> Callable[[Eval
         if plan.goal.several:
             return True
         await session.db(session.study.report, job.asked, n, plan.goal.sign * mean_of(values))
-        incumbent = _incumbent(session)
-        if incumbent is None or plan.spec.search.pruner == "none":
+        if plan.spec.search.pruner == "none":
             return True
         if plan.spec.search.pruner == "median":
             others = [mean_of(e.utility(n)) for e in session.evaluations.values()]
             return len(others) < 5 or mean_of(values) >= float(np.median(others))
-        groups = [example.group for example in plan.tune]
-        decision = racing.decide(values, incumbent.utility(), look=rungs.index(n) + 1, looks=rungs, groups=groups)
-        return decision.keep
+        arms, field = standing(session, evaluation)
+        return race.goes_on(field, len(arms) - 1, levels(rungs, race.ALPHA)[rungs.index(n)])
 
     return decide
-
-
-def _incumbent(session: Session) -> Evaluation | None:
-    best = session.best()
-    return None if best is None else best[1]

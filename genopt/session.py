@@ -54,6 +54,7 @@ class Session:
     def __init__(self, plan: Plan, emit: Listener, *, lease: float = LEASE) -> None:
         self.plan, self.emit = plan, emit
         self.evaluations: dict[str, Evaluation] = {}
+        self.parked: dict[str, Evaluation] = {}
         self.known: dict[str, Known] = {}
         self.seen: set[str] = set()
         self.elsewhere = 0  # trials that other workers have in flight
@@ -162,15 +163,15 @@ class Session:
                 self._learnt[key] = trial.config["params"]
         for worker in strays:
             await self.crew.bury(next((each for each in workers if each.id == worker), None))
-        await self.recall(all_of_them=self.plan.spec.search.pruner == "median")
+        await self.recall(all_of_them=self.plan.spec.search.pruner != "none")
 
     async def recall(self, *, all_of_them: bool = True) -> None:
         """Make the evaluations of what was learnt from stored rows, or only that of the one that leads."""
         wanted = list(self._learnt) if all_of_them else [key for key in (self._leader(),) if key in self._learnt]
         for key in wanted:
-            params = self._learnt.pop(key)
-            if not self.known[key].stopped_early and key not in self.evaluations:
-                await self.measure(self.plan.configure(params))
+            params, known = self._learnt.pop(key), self.known[key]
+            if key not in self.evaluations and key not in self.parked:
+                await self.measure(self.plan.configure(params), upto=known.n if known.stopped_early else None)
 
     def _count(self, workers: Sequence[Worker]) -> None:
         """Put on the meter what others have paid since it was last looked up, and their hours on the clock."""
@@ -209,6 +210,7 @@ class Session:
         examples: Sequence[Example] | None = None,
         phase: Phase = "tune",
         replicates: int = 1,
+        upto: int | None = None,
         trial_id: int | None = None,
         window: int | None = None,
         rungs: Sequence[int] = (),
@@ -216,15 +218,15 @@ class Session:
     ) -> Evaluation:
         """The evaluation of a configuration on the tune split (or `examples`), made as far as it is not stored yet.
 
-        The first replicate of all examples comes first. With `rungs`, `decide(evaluation, n)` may stop it; the
-        evaluation then holds the first n examples.
+        The first replicate of all examples comes first; `upto` ends it after so many observations. With `rungs`,
+        `decide(evaluation, n)` may stop it; the evaluation then holds the first n examples.
         """
         examples = self.plan.tune if examples is None else examples
         slots = max(1, self.plan.concurrency // self.plan.spec.search.repeats)
         await self.flush()
         evaluation = Evaluation(config, examples)
         rounds = 1 if config.deterministic else replicates  # the same text again says nothing new
-        cells = [(position, replicate) for replicate in range(rounds) for position in range(len(examples))]
+        cells = [(position, replicate) for replicate in range(rounds) for position in range(len(examples))][:upto]
         share = Share(
             *(self.crew, self.observer, config, phase, examples, cells),
             places=self._places,
@@ -257,16 +259,16 @@ class Session:
         except TakenOver:
             if rungs:
                 raise
-            return await self.measure(
-                config, examples=examples, phase=phase, replicates=replicates, trial_id=trial_id, window=window
-            )
+            again = partial(self.measure, config, examples=examples, phase=phase, replicates=replicates, upto=upto)
+            return await again(trial_id=trial_id, window=window)
         except Exception:
             await share.done()
             raise
         await share.done()
         evaluation.cells = dict(zip(cells, found, strict=False))
-        if phase == "tune" and len(found) >= len(examples):
-            self.evaluations[config.key] = evaluation
+        if phase == "tune":
+            self.parked.pop(config.key, None)
+            (self.evaluations if len(found) >= len(examples) else self.parked)[config.key] = evaluation
         return evaluation
 
     async def memory(self, config: Configuration, phase: Phase) -> Memory:

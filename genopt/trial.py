@@ -67,8 +67,11 @@ class Evaluation:
         """Mean utility over the replicates of each of the first `n` examples; NaN where nothing is known."""
         return self._means(lambda cell: cell.utility, n)
 
+    def series(self) -> NDArray[np.float64]:
+        """Every utility in the order of measuring: the examples once, then their replicates."""
+        return np.array([cell.utility for cell in self.cells.values()], dtype=np.float64)
+
     def metric(self, name: str) -> NDArray[np.float64]:
-        """The same for one metric."""
         return self._means(lambda cell: cell.metrics.get(name, math.nan), None)
 
     def _means(self, value: Callable[[Observation], float], n: int | None) -> NDArray[np.float64]:

@@ -87,13 +87,17 @@ def test_nothing_better_than_the_baseline_is_not_shown_without_looking(tmp_path:
     assert query(tmp_path, "SELECT count(*) FROM study_user_attributes WHERE key = 'genopt:looks'") == [(0,)]
 
 
-def test_every_finalist_is_measured_again_with_fresh_seeds(tmp_path: Path) -> None:
+def test_those_that_may_be_best_are_measured_again_with_fresh_seeds(tmp_path: Path) -> None:
+    """What two finalists and the baseline would take three times over is spent on whoever may be best."""
     table = study(tmp_path, count=60, space=GOOD, baseline={"temperature": 1.5, "top_p": 1.0})
     table["search"] = {"sampler": "random", "pruner": "none", "finalists": 2, "replicates": 3}
     run(table, tmp_path).decided()
     sql = "SELECT config_key, count(*), count(DISTINCT sample), count(DISTINCT seed) FROM genopt_generations"
     found = query(tmp_path, sql + " WHERE phase = 'tune' AND sample > 0 GROUP BY 1")
-    assert [row[1:] for row in found] == [(108, 3, 108)] * 3, "two finalists and the baseline, three times 36"
+    assert len(found) >= 2
+    assert all(rows == seeds for _, rows, _, seeds in found), "no seed serves twice"
+    assert sum(rows for _, rows, _, _ in found) == 3 * 36 * 3
+    assert max(rows for _, rows, _, _ in found) == 108, "the leader is measured three times over"
 
 
 def test_repeats_of_the_verdict_are_averaged_by_example(tmp_path: Path) -> None:

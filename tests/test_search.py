@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import math
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from genopt import racing
 from genopt.archive import load
 from genopt.errors import BackendError, ScorerError, SpecError
 from genopt.events import Note
+from genopt.field import fit
 from genopt.prepare import prepare
 from genopt.session import Session
 from genopt.spec.read import make_study
@@ -99,7 +98,8 @@ def test_an_exhausted_space_ends_the_search(tmp_path: Path) -> None:
 
 
 def test_a_stopped_trial_is_told_what_it_would_have_reached(tmp_path: Path) -> None:
-    """Reconstructed from the rows: incumbent's mean plus the mean paired difference on the prefix that was seen."""
+    """Reconstructed from the rows: its estimate by the model of all that was known when it ended, which never says that
+    the few examples it saw are harder or easier than the rest."""
     space = {"temperature": {"low": 0.1, "high": 1.5}, "top_p": {"low": 0.5, "high": 1.0}}
     baseline = {"temperature": 0.6, "top_p": 0.8}
     table = study(tmp_path, count=80, space=space, baseline=baseline, budget={"trials": 12})
@@ -109,24 +109,21 @@ def test_a_stopped_trial_is_told_what_it_would_have_reached(tmp_path: Path) -> N
     ids, right = tune_ids(table, tmp_path), answers(ran)
     stopped = [trial for trial in ran.complete() if trial.outcome["stopped_early"]]
     assert len(stopped) >= 3
-    best: list[float] = []
+    known: dict[str, list[float]] = {}
     for trial in ran.complete():
         key, n = trial.config["key"], trial.outcome["n"]
         assert trial.values is not None
+        known[key] = [right[key, name] for name in ids[:n]]
+        field = fit([known[other] for other in sorted(known) if other != key] + [known[key]], len(ids))
+        assert trial.outcome["se"] == pytest.approx(field.se[-1])
+        assert trial.outcome["estimate"] == pytest.approx(field.raw[-1])
+        assert trial.outcome["mean"] == pytest.approx(sum(known[key]) / n)
         if trial.outcome["stopped_early"]:
-            assert n in racing.rungs(len(ids))
-            mine = [right[key, name] for name in ids[:n]]
-            incumbent = math.fsum(best) / len(best)
-            expected = incumbent + sum(a - b for a, b in zip(mine, best[:n], strict=True)) / n
-            assert trial.values[0] == pytest.approx(expected)
-            assert trial.values[0] < incumbent
-            assert trial.outcome["mean"] == pytest.approx(sum(mine) / n)
+            assert n < len(ids)
+            assert trial.values[0] == pytest.approx(field.raw[-1])
         else:
             assert n == len(ids)
-            values = [right[key, name] for name in ids]
-            assert trial.values[0] == pytest.approx(math.fsum(values) / len(values))
-            if sum(values) > sum(best):
-                best = values
+            assert trial.values[0] == pytest.approx(trial.outcome["mean"])
     early = [event for event in ran.told() if event.outcome == "stopped early"]
     assert [event.n for event in early] == [trial.outcome["n"] for trial in stopped]
 
@@ -475,3 +472,14 @@ def test_a_model_is_part_of_what_a_configuration_is(tmp_path: Path) -> None:
             return {plan.configure({**chosen, "model": name}).key for name in ("small", "big")}
 
     assert len(asyncio.run(keys())) == 2
+
+
+def test_a_search_that_cannot_bring_enough_ends_and_says_so(tmp_path: Path) -> None:
+    """Every configuration is equal in truth, and a budget of 60 trials is not needed to see it."""
+    table = study(tmp_path, count=60, backend=backend(flat=True), budget={"trials": 60})
+    table["search"] = {"sampler": "random", "stop_when": {"gain_below": 0.05}}
+    ran = run(table, tmp_path)
+    assert 10 <= ran.decided().trials < 60
+    assert "search ended: " in ran.notes()
+    assert "going on is expected to bring" in ran.notes() or "are not likely to show one below" in ran.notes()
+    assert no_trial_is_open(ran)

@@ -14,8 +14,9 @@ from typing import Any
 import numpy as np
 
 from genopt.agreement import kendall
-from genopt.confirm import Candidate, Verdict
+from genopt.confirm import Verdict
 from genopt.errors import GenoptError
+from genopt.finals import Candidate
 from genopt.schedule import gather
 from genopt.scorers import make_scorer
 from genopt.scorers.judge import Judge

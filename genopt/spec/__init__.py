@@ -140,6 +140,14 @@ class ConstraintSpec(Table):
         return self
 
 
+class StopSpec(Table):
+    """When a search has done enough, before its budget is spent."""
+
+    gain_below: Annotated[float, Field(gt=0)]
+    """The gain (in units of the objective) that is not worth going on for: the search ends when going on is expected to
+    bring less, or when the gain that is still likely could not be shown on this many held-out examples."""
+
+
 class SearchSpec(Table):
     """How the space is searched."""
 
@@ -155,11 +163,13 @@ class SearchSpec(Table):
     grid_points: Annotated[int, Field(ge=2)] = 4
     """Values per number in a grid."""
     finalists: Annotated[int, Field(ge=1)] = 4
-    """Best trials that are measured again with fresh seeds before one is chosen."""
+    """How many of those that may be best are measured further at once before one is chosen."""
     replicates: Annotated[int, Field(ge=0)] = 1
-    """How many times each finalist is measured again."""
+    """Fresh measurements (finalists and the baseline, so many times over) that choosing may take."""
     confirm_repeats: Annotated[int, Field(ge=1)] = 1
     """Observations of each holdout example for winner and baseline."""
+    stop_when: StopSpec | None = None
+    """End before the budget does: { gain_below = 0.005 }."""
     start: list[str | dict[str, Value]] = []
     """Tried first: names of presets (see genopt params) or tables of settings, fitted into the space."""
 

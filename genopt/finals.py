@@ -1,0 +1,149 @@
+"""Owns who is put forward: the best configurations are measured further until one of them is chosen.
+
+What is decided is decided by `genopt.race`, on the scores of every configuration so far, those that were stopped early
+among them: nothing that looks good again is lost.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+
+from genopt import race
+from genopt.field import Field, fit
+from genopt.schedule import gather
+from genopt.session import Session
+from genopt.stats import minimum_detectable_effect
+from genopt.trial import MAX_MISSING, Configuration, Evaluation
+
+LEVEL = 0.05  # the chance to beat the baseline below which a finalist is not measured further
+STEPS = 4  # parts of the tune split in which finalists are measured further
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A configuration with its gain over the baseline on the tune split (utility): adjusted for the examples it saw and
+    with its standard error, and pulled back by how uncertain it is."""
+
+    key: str
+    evaluation: Evaluation
+    gain: float
+    se: float
+    shrunken: float
+
+
+def standing(session: Session, *more: Evaluation) -> tuple[list[Evaluation], Field]:
+    """Every measured configuration that could win, `more` of them in flight at the end, and what they are worth."""
+    flying, base = {evaluation.config.key for evaluation in more}, session.plan.baseline().key
+    found = {**session.parked, **session.evaluations}
+    arms = [found[key] for key in sorted(found) if key not in flying and (key == base or _sound(found[key]))]
+    arms += more
+    return arms, fit([evaluation.series() for evaluation in arms], len(session.plan.tune))
+
+
+def _sound(evaluation: Evaluation) -> bool:
+    return bool(evaluation.cells) and evaluation.missing() <= MAX_MISSING
+
+
+def enough(session: Session) -> str:
+    """Why `search.stop_when` ends the search now, in words; "" while going on is worth it.
+
+    It ends when what going on can bring at most is expected to be less than what was said to be worth it (see
+    `race.prospect`; how many configurations are to come is told by the budget of trials, else it is as many as were
+    tried), or when with this many held-out examples even the best gain that is still likely would not be shown.
+    """
+    rule, plan = session.plan.spec.search.stop_when, session.plan
+    if rule is None or plan.goal.several or len(session.seen) < race.FEW:
+        return ""
+    arms, field = standing(session)
+    base = next(i for i, arm in enumerate(arms) if arm.config.key == plan.baseline().key)
+    left = len(session.seen) if plan.trials is None else max(0, plan.trials - len(session.seen))
+    found = race.prospect(field, base, left, np.random.default_rng(plan.spec.seed))
+    if found.gain < rule.gain_below:
+        return f"going on is expected to bring {found.gain:.4f}, less than gain_below = {rule.gain_below:g}"
+    sd = field.noise * math.sqrt(2)  # of a difference of two configurations on one example
+    least = minimum_detectable_effect(sd, len({e.group or ("alone", e.id) for e in plan.holdout}))
+    if found.reach < least:
+        return (
+            f"a gain is likely to stay below {found.reach:.4f}, and {len(plan.holdout)} held-out examples are not "
+            f"likely to show one below {least:.4f}"
+        )
+    return ""
+
+
+async def choose_winner(session: Session, baseline: Evaluation) -> Candidate | None:
+    """The configuration to put forward, or None when nothing looks better than the baseline.
+
+    The best are measured on, on examples that they have not seen and then with fresh seeds, until what
+    `search.finalists` and `search.replicates` allow is spent or one alone is left.
+    """
+    spec, plan = session.plan.spec.search, session.plan
+    n, key = len(plan.tune), baseline.config.key
+    room = plan.bill().finalists // spec.repeats
+    rng = np.random.default_rng(plan.spec.seed)
+    below = 0.0 if spec.stop_when is None else spec.stop_when.gain_below
+    step, entered = max(1, math.ceil(n / STEPS)), False
+    while True:
+        arms, field = standing(session)
+        base = next(i for i, arm in enumerate(arms) if arm.config.key == key)
+        lengths = [len(arm.cells) for arm in arms]
+        most = [n if arm.config.deterministic else (1 + spec.replicates) * n for arm in arms]
+        able = [i for i, arm in enumerate(arms) if i == base or _feasible(session, arm)]
+        most = [m if i in able else 0 for i, m in enumerate(most)]
+        chosen = race.promote(field, lengths, most, rng, arms=spec.finalists)
+        chosen = [i for i in chosen if i == base or field.chance(i, base) >= LEVEL]
+        if room < 1 or not chosen or (below and race.prospect(field, base, 0, rng).gain < below):
+            break
+        if not entered:
+            session.enter("finalists", f"the best {len(chosen)} further, then with fresh seeds", room * spec.repeats)
+            entered = True
+        upto: dict[str, int] = {}
+        for i in chosen[:room]:
+            more = min(step, most[i] - lengths[i], room)
+            upto[arms[i].config.key] = lengths[i] + more
+            room -= more
+            if not room:
+                break
+        measure = partial(_further, session, upto)
+        await by_model([arms[i].config for i in chosen if arms[i].config.key in upto], measure)
+        await session.flush()
+    gains = [
+        Candidate(
+            arm.config.key,
+            arm,
+            gain=float(field.raw[i] - field.raw[base]),
+            se=float(field.se[i]),
+            shrunken=float(field.worth[i] - field.worth[base]),
+        )
+        for i, arm in enumerate(arms)
+        if i in able and i != base
+    ]
+    best = max(gains, key=lambda candidate: candidate.shrunken, default=None)
+    return best if best is not None and best.shrunken > 0 else None
+
+
+async def _further(session: Session, upto: Mapping[str, int], config: Configuration) -> Evaluation:
+    spec = session.plan.spec.search
+    window = max(1, 2 * session.plan.concurrency // (spec.repeats * len(upto)))
+    return await session.measure(config, replicates=1 + spec.replicates, upto=upto[config.key], window=window)
+
+
+async def by_model(
+    configs: Sequence[Configuration], measure: Callable[[Configuration], Awaitable[Evaluation]]
+) -> list[Evaluation]:
+    """The evaluations in order. Those of one model run side by side, one model after the other: an engine that holds
+    one at a time would otherwise do little but change models."""
+    found: dict[str, Evaluation] = {}
+    for model in dict.fromkeys(config.request.get("model") for config in configs):
+        together = [config for config in configs if config.request.get("model") == model]
+        measured = await gather([measure(config) for config in together])
+        found |= {config.key: evaluation for config, evaluation in zip(together, measured, strict=True)}
+    return [found[config.key] for config in configs]
+
+
+def _feasible(session: Session, evaluation: Evaluation) -> bool:
+    return all(v <= 0 for v in session.plan.goal.violations(evaluation.means()).values())

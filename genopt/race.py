@@ -1,0 +1,214 @@
+"""Owns the policy of a search: which configuration (an *arm*) gets which examples next, and which one is put forward.
+
+Pure arithmetic on numbers: no I/O, no clock, no trials. `genopt.search` follows it with real requests, `simulate` with
+recorded ones. All arms see the same examples in one order, first once each, then again (replicates, fresh seeds), so an
+arm is the list of its scores so far in that order: scores 0 .. N - 1 are the examples, the next N their replicates.
+
+What it looks at is the posterior of all arms together (see field): no arm is compared with one that luck has lifted.
+An arm that does not look worth it now is parked, and taken up again when it does: nothing is decided for good on few
+examples. Where the budget is short, breadth comes first: a first look at many, then more for those that may be best.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from genopt.field import Field, fit
+from genopt.racing import levels
+
+Floats = NDArray[np.float64]
+
+FIRST = (8, 0.15)  # the first look at an arm: at least so many examples, and at most this fraction of them
+PILOT = 12  # the same before anything is known of the spread between arms
+ALPHA = 0.3  # the chance that an arm as good as the best is parked, over all looks together; it may be taken up again
+FEW = 10  # arms without which nothing is said of those to come
+
+
+def first_look(field: Field | None, n_examples: int) -> int:
+    """How many examples an arm sees before it is judged at all: as many as make the noise of its mean as large as the
+    spread between good arms, within FIRST."""
+    least = min(FIRST[0], n_examples)
+    most = max(least, round(FIRST[1] * n_examples))
+    wanted = PILOT if field is None else (field.noise / field.spread) ** 2
+    return int(min(max(wanted, least), most))
+
+
+def looks(first: int, n_examples: int) -> tuple[int, ...]:
+    """The numbers of examples at which an arm is judged: doubling from the first, all below 85 % of the examples."""
+    found: list[int] = []
+    n = first
+    while n <= 0.85 * n_examples:
+        found.append(n)
+        n *= 2
+    return tuple(found)
+
+
+def goes_on(field: Field, arm: int, level: float) -> bool:
+    """Whether an arm is worth further examples now: its chance to beat the best of the others is at least `level`.
+
+    With the levels of `racing.levels` an arm that is as good as the best is parked with probability `alpha` over all
+    looks together. That holds although the best was picked for its scores: what an arm is compared with is the best's
+    posterior worth, pulled back by as much as being picked has helped it. Parked is not lost: `promote` looks at all.
+    """
+    others = [k for k in range(len(field.worth)) if k != arm]
+    best = max(others, key=lambda k: field.worth[k], default=arm)
+    return field.chance(arm, best) >= level
+
+
+def promote(
+    field: Field, lengths: Sequence[int], most: Sequence[int], rng: np.random.Generator, *, arms: int
+) -> list[int]:
+    """The arms that get the next examples: the leader and those most likely to be better than it (top-two Thompson
+    sampling; Russo 2016), at most `arms` of them, none that has `most` scores already."""
+    open_ = [k for k in range(len(lengths)) if lengths[k] < most[k]]
+    if not open_:
+        return []
+    root = _root(field.covariance)
+    draws = field.worth[:, None] + root @ rng.standard_normal((len(field.worth), 512))
+    leader = int(np.argmax(field.worth))
+    votes = np.bincount(np.argmax(draws, axis=0), minlength=len(lengths)).astype(np.float64)
+    rest = draws.copy()
+    rest[leader] = -math.inf
+    votes += np.bincount(np.argmax(rest, axis=0), minlength=len(lengths))
+    votes[leader] = 1024
+    ranked = sorted(open_, key=lambda k: (-votes[k], -field.worth[k]))
+    return [k for k in ranked if votes[k] > 0][:arms]
+
+
+@dataclass(frozen=True)
+class Prospect:
+    """What going on can bring at most. `gain`: how much better the best arm, of those measured and those to come, is
+    expected to be than the one that would be put forward now. `reach`: the gain over the baseline that this best arm
+    stays below with probability 95 %."""
+
+    gain: float
+    reach: float
+
+
+def prospect(field: Field, baseline: int, unseen: int, rng: np.random.Generator, *, draws: int = 1024) -> Prospect:
+    """The value of perfect information about all arms, E[max worth] - max E[worth], with those that are still to come
+    among them (Raiffa and Schlaifer 1961), from `draws` draws of the joint posterior. An upper bound of what any
+    measuring can bring; a new arm is drawn from the normal distribution of the good ones about the median arm."""
+    root = _root(field.covariance)
+    worth = field.worth[:, None] + root @ rng.standard_normal((len(field.worth), draws))
+    best = worth.max(axis=0)
+    if unseen > 0:  # the largest of so many normals, by the inverse of its distribution function
+        from scipy.special import ndtri
+
+        top = ndtri(rng.random(draws) ** (1 / unseen))
+        best = np.maximum(best, float(np.median(field.worth)) + field.spread * top)
+    now = int(np.argmax(field.worth))
+    return Prospect(float(best.mean() - worth[now].mean()), float(np.quantile(best - worth[baseline], 0.95)))
+
+
+def _root(covariance: Floats) -> Floats:
+    values, vectors = np.linalg.eigh(covariance)
+    found: Floats = vectors * np.sqrt(np.maximum(values, 0.0))
+    return found
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a simulated study found: the winner's row, its posterior worth on the tune split, what the holdout says of
+    it, and the calls that all of it took (holdout included)."""
+
+    winner: int
+    tune_estimate: float
+    holdout_estimate: float
+    baseline_estimate: float
+    p_value: float
+    calls: int
+    lengths: tuple[int, ...]
+
+
+def simulate(
+    table: Floats,
+    calls: int,
+    seed: int,
+    *,
+    baseline: int = 0,
+    holdout: float = 0.3,
+    finals: float = 0.35,
+    arms: int = 4,
+    batch: float = 0.25,
+    order: Sequence[int] | None = None,
+    gain_below: float = 0.0,
+) -> Outcome:
+    """A whole study on recorded scores (arms x examples x samples; higher is better), by the policy of `genopt.search`.
+
+    New arms are taken in `order` (default: random) while less than 1 - `finals` of the calls are spent; with
+    `gain_below` the study ends when what going on can bring is less. A fraction `holdout` of the examples is kept for
+    the verdict, and one sample of every (arm, example) for its fresh seeds. Deterministic in `seed`.
+    """
+    from genopt.stats import paired
+
+    rng = np.random.default_rng(seed)
+    n_arms, n_all, samples = table.shape
+    shuffled = rng.permutation(n_all)
+    held = shuffled[: round(holdout * n_all)]
+    tune = shuffled[len(held) :]
+    n = len(tune)
+    cells = np.argsort(rng.random(table.shape), axis=2)
+    shuffled_table = np.take_along_axis(table, cells, axis=2)
+    stream = shuffled_table[:, tune].transpose(0, 2, 1).reshape(n_arms, -1)
+    most_scores = (samples - 1) * n  # one sample of each is kept for the holdout's fresh seeds
+    room = calls - 2 * len(held)
+    known: dict[int, int] = {baseline: min(n, room)}
+    proposals = [int(k) for k in (rng.permutation(n_arms) if order is None else order) if k != baseline]
+
+    def field() -> Field:
+        return fit([stream[k, :m] for k, m in known.items()], n)
+
+    spent = known[baseline]
+    now: Field | None = None
+    for arm in proposals:
+        first = first_look(now, n)
+        if (
+            now is not None
+            and len(known) >= FEW
+            and gain_below
+            and prospect(now, 0, n_arms - len(known), rng).gain < gain_below
+        ):
+            break
+        if spent + first > (1 - finals) * room:
+            break
+        rungs = looks(first, n)
+        for look, level in zip((*rungs, n), (*levels(rungs, ALPHA), 1.0), strict=True):
+            spent += look - known.get(arm, 0)
+            known[arm] = look
+            now = field()
+            if spent + look > (1 - finals) * room or not goes_on(now, len(known) - 1, level):
+                break
+    step = max(1, round(batch * n))
+    while True:
+        now = field()
+        names, lengths = list(known), list(known.values())
+        chosen = promote(now, lengths, [most_scores] * len(names), rng, arms=arms)
+        if gain_below and prospect(now, 0, 0, rng).gain < gain_below:
+            break
+        if not chosen or room - spent < 1:
+            break
+        for k in chosen:
+            more = min(step, most_scores - lengths[k], room - spent)
+            known[names[k]] += more
+            spent += more
+    winner = names[int(np.argmax(now.worth))]
+    late = shuffled_table[:, held]
+    a, b = late[winner, :, 0], late[baseline, :, 0]
+    result = paired(a, b, resamples=1000, seed=seed)
+    if winner == baseline:
+        spent -= len(held)
+    return Outcome(
+        winner,
+        float(now.worth.max()),
+        float(a.mean()),
+        float(b.mean()),
+        result.p_value,
+        spent + 2 * len(held),
+        tuple(known.values()),
+    )

@@ -1,0 +1,156 @@
+"""The policy of the search against known truth: what it estimates, whom it parks, when it stops, what it claims."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from genopt import race
+from genopt.field import Field, fit
+from genopt.racing import levels
+
+Floats = NDArray[np.float64]
+
+
+def binary(rng: np.random.Generator, worth: Floats, *, examples: int = 100, samples: int = 4) -> Floats:
+    """0/1 scores (arms x examples x samples) of arms with these worths (logits); examples differ in difficulty."""
+    ease = rng.normal(0, 1.5, examples)
+    taste = rng.normal(0, 0.6, (len(worth), examples))
+    chance = 1 / (1 + np.exp(-(worth[:, None] + ease + taste)))
+    return (rng.random((*chance.shape, samples)) < chance[..., None]).astype(np.float64)
+
+
+def test_the_field_of_complete_balanced_scores_is_plain_arithmetic() -> None:
+    """Everyone saw everything once: estimates are means, their errors those of the additive model's residuals."""
+    scores = np.random.default_rng(0).random((40, 60))
+    field = fit(list(scores), 60)
+    assert field.raw - field.raw.mean() == pytest.approx(scores.mean(axis=1) - scores.mean(), abs=1e-6)
+    assert field.noise == pytest.approx(np.sqrt(1 / 12), rel=0.03)
+    assert field.se == pytest.approx(field.noise / np.sqrt(60), rel=1e-6)
+    pulled = field.worth - np.median(field.worth)
+    top = np.argmax(scores.mean(axis=1))
+    assert 0 <= pulled[top] < 0.5 * (field.raw[top] - np.median(field.raw)), "luck alone is pulled back"
+
+
+def test_an_arm_that_saw_easy_examples_is_not_better_for_it() -> None:
+    """Truth: equal arms; half of them saw only the first third of the examples, which is easy."""
+    rng = np.random.default_rng(1)
+    ease = np.where(np.arange(60) < 20, 0.9, 0.4)
+    scores = [ease + rng.normal(0, 0.05, 60) for _ in range(12)]
+    short = [ease[:20] + rng.normal(0, 0.05, 20) for _ in range(12)]
+    field = fit([*scores, *short], 60)
+    assert np.mean([s.mean() for s in short]) > 0.85
+    assert field.raw[12:].mean() == pytest.approx(field.raw[:12].mean(), abs=0.01)
+    assert field.raw[:12].mean() == pytest.approx(ease.mean(), abs=0.01)
+    assert field.se[12] == pytest.approx(np.sqrt(3) * field.se[0], rel=1e-6)
+
+
+def test_standard_errors_hold_what_they_say() -> None:
+    """Over simulated fields of unequal length: differences of raw estimates over the standard error have sd about 1."""
+    z = []
+    for seed in range(150):
+        rng = np.random.default_rng(seed)
+        worth = rng.normal(0, 0.1, 20)
+        ease = rng.normal(0, 0.3, 48)
+        lengths = [48 if k < 6 else 12 for k in range(20)]
+        scores = [w + ease[:n] + rng.normal(0, 0.2, n) for w, n in zip(worth, lengths, strict=True)]
+        field = fit(scores, 48)
+        error = field.raw - worth
+        error -= np.average(error, weights=field.se**-2.0)  # the common level is everyone's
+        z += list(error / field.se)
+    assert np.std(z) == pytest.approx(1.0, abs=0.05)
+
+
+def test_replicates_say_less_than_new_examples_and_more_than_nothing() -> None:
+    rng = np.random.default_rng(2)
+    table = binary(rng, np.zeros(20))
+    once = [table[k, :40, 0] for k in range(20)]
+    again = [np.concatenate([table[k, :40, 0], table[k, :40, 1]]) for k in range(20)]
+    wide = [table[k, :80, 0] for k in range(20)]
+    errors = [fit(scores, n).se[0] for scores, n in ((once, 40), (again, 40), (wide, 80))]
+    assert errors[2] < errors[1] < errors[0]
+
+
+@pytest.mark.parametrize("kind", ["binary", "graded"])
+def test_an_equal_of_a_best_that_was_picked_for_its_scores_is_parked_no_more_often_than_promised(kind: str) -> None:
+    """30 arms, all equal in truth: the best of 29 is the luckiest, and the last one is looked at again and again."""
+    n, runs, parked = 80, 400, 0
+    rungs = race.looks(10, n)
+    for seed in range(runs):
+        rng = np.random.default_rng(seed)
+        if kind == "binary":
+            scores = binary(rng, np.zeros(30), examples=n, samples=1)[:, :, 0]
+        else:
+            scores = rng.normal(0, 0.2, n) + rng.normal(0, 0.15, (30, n))
+        for look, level in zip(rungs, levels(rungs, race.ALPHA), strict=True):
+            if not race.goes_on(fit([*scores[:-1], scores[-1, :look]], n), 29, level):
+                parked += 1
+                break
+    assert parked / runs <= race.ALPHA + 2.6 * np.sqrt(race.ALPHA * (1 - race.ALPHA) / runs)
+
+
+def test_a_much_worse_arm_is_parked_at_once() -> None:
+    worth = np.append(np.full(20, 1.0), -2.0)
+    parked = 0
+    for seed in range(50):
+        table = binary(np.random.default_rng(seed), worth)[:, :, 0]
+        parked += not race.goes_on(fit([*table[:20], table[20, :12]], 100), 20, 0.1)
+    assert parked >= 45
+
+
+def test_the_leader_and_its_rivals_get_the_next_examples() -> None:
+    rng = np.random.default_rng(3)
+    worth = np.array([0.0, 1.0, 1.0, -3.0, -3.0])
+    table = binary(rng, worth, examples=200)[:, :, 0]
+    field = fit([row[:100] for row in table], 200)
+    assert set(race.promote(field, [100] * 5, [200] * 5, rng, arms=2)) == {1, 2}
+    assert race.promote(field, [100] * 5, [100, 100, 200, 100, 100], rng, arms=2) == [2]
+    assert race.promote(field, [100] * 5, [100] * 5, rng, arms=2) == []
+
+
+def test_a_study_finds_the_best_at_a_third_of_the_grids_calls() -> None:
+    """60 arms with known worths, 20 tables: regret in points of the true score, and an unbiased report."""
+    regret, optimism = [], []
+    for seed in range(20):
+        rng = np.random.default_rng(seed)
+        worth = rng.normal(0, 0.7, 60) - np.where(rng.random(60) < 0.3, 2.0, 0.0)
+        table = binary(rng, worth, examples=80, samples=6)
+        truth = table.mean(axis=(1, 2))
+        found = race.simulate(table, round(0.35 * 60 * 80), seed, baseline=int(np.argsort(truth)[30]))
+        assert found.calls <= round(0.35 * 60 * 80)
+        regret.append(truth.max() - truth[found.winner])
+        optimism.append(found.holdout_estimate - truth[found.winner])
+    assert np.mean(regret) <= 0.015
+    assert abs(np.mean(optimism)) <= 2.6 * np.std(optimism) / np.sqrt(20) + 0.01
+
+
+def test_nothing_is_claimed_where_nothing_can_be_gained() -> None:
+    claims = 0
+    for seed in range(120):
+        rng = np.random.default_rng(seed)
+        chance = rng.beta(2, 1, 60)  # of each example, whatever the arm
+        equal = (rng.random((12, 60, 3)) < chance[:, None]).astype(np.float64)
+        found = race.simulate(equal, 300, seed)
+        claims += found.p_value < 0.05 and found.holdout_estimate > found.baseline_estimate and found.winner != 0
+    assert claims <= 12
+
+
+def test_a_search_ends_when_going_on_is_not_worth_it() -> None:
+    """Truth: one arm is far ahead of equals. Ending early saves most of the calls, and costs nothing."""
+    worth = np.append(np.full(39, -1.0), 2.0)
+    for seed in range(5):
+        table = binary(np.random.default_rng(seed), worth, examples=80)
+        order = [*range(30, 40), *range(30)]  # the good one is among the first ten
+        whole = race.simulate(table, 1600, seed, baseline=0, order=order)
+        short = race.simulate(table, 1600, seed, baseline=0, order=order, gain_below=0.02)
+        assert short.winner == whole.winner == 39
+        assert short.calls < whole.calls
+
+
+def test_the_prospect_is_the_expected_maximum() -> None:
+    """Two arms with independent errors: E[max] - max E in closed form; unseen arms add to it."""
+    field = Field(np.zeros(2), np.diag([0.04, 0.04]), np.zeros(2), np.full(2, 0.2), 1.0, 0.2, 0.5)
+    rng = np.random.default_rng(0)
+    assert race.prospect(field, 0, 0, rng, draws=200_000).gain == pytest.approx(0.2 / np.sqrt(np.pi), rel=0.02)
+    assert race.prospect(field, 0, 2, rng, draws=200_000).gain == pytest.approx(0.2 * 1.0294, rel=0.02)
