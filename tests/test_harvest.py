@@ -195,15 +195,16 @@ def test_concurrent_kin_generate_once(tmp_path: Path) -> None:
 
 
 def test_what_is_left_of_a_cancelled_kin_is_generated(tmp_path: Path) -> None:
-    table = searched(tmp_path, seeded=True, backend=backend(seeded=True, delay=0.05, concurrency=200))
+    table = searched(tmp_path, seeded=True, backend=backend(seeded=True, delay=0.5, concurrency=200))
 
     async def main() -> None:
         async with opened(table, tmp_path) as (plan, session, engine):
             short, long = (plan.configure({"temperature": 0.6, "max_tokens": length}) for length in (8, 64))
             first = asyncio.create_task(session.measure(short))
-            await asyncio.sleep(0.03)
+            while not engine.running:
+                await asyncio.sleep(0.005)
             second = asyncio.create_task(session.measure(long))
-            await asyncio.sleep(0.01)
+            await asyncio.sleep(0.05)
             first.cancel()
             assert len((await second).cells) == 36
             assert engine.cancelled > 0
