@@ -62,7 +62,8 @@ def init(
         reference,
     )
     output.write_text(text, encoding="utf-8")
-    click.echo(f"wrote {output}. Next: genopt check {output}", err=True)
+    away = Path(str(data)).exists() and not Path(str(data)).resolve().is_relative_to(output.resolve().parent)
+    click.echo(f"wrote {output}. Next: genopt check {output}{' --allow-outside' * away}", err=True)
 
 
 @click.command()

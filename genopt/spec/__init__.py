@@ -225,6 +225,7 @@ class StudySpec(Table):
 
     _folder: Path = PrivateAttr(default_factory=Path.cwd)
     _source: str = PrivateAttr(default="StudySpec")
+    _within: Path | None = PrivateAttr(default=None)
 
     @field_validator("scorers", mode="before")
     @classmethod
@@ -237,6 +238,11 @@ class StudySpec(Table):
     def folder(self) -> Path:
         """Where relative paths start: the study file's folder."""
         return self._folder
+
+    @property
+    def within(self) -> Path | None:
+        """The folder that images must not leave: of a study that was read from a file; None where anything goes."""
+        return self._within
 
     @property
     def source(self) -> str:
