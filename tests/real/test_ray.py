@@ -67,8 +67,10 @@ def many(folder: Path, engine: Mapping[str, Any], replicas: int = 2, **options: 
 
 @pytest.fixture(scope="module")
 def cluster(loop: Loop, tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[str]]:
-    """A local cluster as the engine starts one, which all tests of this file share; what the engine said of it."""
-    first, told = many(tmp_path_factory.mktemp("first"), {"kind": TOY, "model": "toy"}, replicas=1, num_cpus=8), []
+    """A local cluster as the engine starts one, with one free core, which all tests of this file share; what the engine
+    said of it."""
+    taken = (os.cpu_count() or 1) - 1
+    first, told = many(tmp_path_factory.mktemp("first"), {"kind": TOY, "model": "toy"}, 1, num_cpus=taken), []
     first.tell = told.append
     loop.run(first.open())
     yield told
@@ -219,24 +221,33 @@ class TestActors:
         with pytest.raises(BackendError, match=r"no engine answered within 2 s; .* cores and 0 GPUs are free"):
             loop.run(backend.open())
 
-    def test_replicas_start_when_room_appears(self, loop: Loop, tmp_path: Path) -> None:
-        """The local cluster has eight cores, seven of which another engine gives up while this one runs."""
-        engine = {"kind": TOY, "model": "toy"}
-        other = many(tmp_path, engine, 1, num_cpus=7)
+    def test_replicas_start_while_requests_run_when_room_appears(self, loop: Loop, tmp_path: Path) -> None:
+        engine = {"kind": TOY, "model": "toy", "options": {"delay": 0.2}}
+        holder, backend = many(tmp_path, engine, 1, num_cpus=0.75), many(tmp_path, engine, 2, num_cpus=0.25)
 
         async def session() -> None:
             import ray
 
-            free = ray.available_resources().get("CPU", 0)
-            backend = many(tmp_path, engine, 2, num_cpus=max(free - 0.5, 0.1))
-            try:
-                await backend.open()
-                assert (await backend.generate(asked(1))).text in ("yes", "no")
-                assert len(backend._dispatch.engines) == 1
-            finally:
-                await backend.aclose()
+            async with asyncio.timeout(60):
+                while ray.available_resources().get("CPU", 0) < 1:
+                    await asyncio.sleep(0.1)
+                await holder.open()
+                try:
+                    assert (await backend.open()).concurrency == 32
+                    before = [await backend.generate(asked(n)) for n in range(10)]
+                    assert len(before) == 10 and len(backend._dispatch.engines) == 1
+                    jobs = [asyncio.ensure_future(backend.generate(asked(n))) for n in range(160)]
+                    await holder.aclose()
+                    while len(backend._dispatch.engines) < 2:
+                        await asyncio.sleep(0.05)
+                    jobs += [asyncio.ensure_future(backend.generate(asked(n))) for n in range(32)]
+                    await asyncio.sleep(0.1)
+                    assert all(e.running for e in backend._dispatch.engines.values())
+                    assert len(await asyncio.gather(*jobs)) == 192
+                finally:
+                    await backend.aclose()
+                    await holder.aclose()
 
-        del other
         loop.run(session())
 
 
