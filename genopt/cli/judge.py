@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
+from genopt.cli._json import json_text
 from genopt.cli.work import OUTSIDE, SET, STUDY_FILE, Stopped, _say, run_until_signal
 
 if TYPE_CHECKING:
@@ -111,7 +111,7 @@ def check(
         exam = run_until_signal(_checked(spec, scorer, rows or ROWS))
     except Stopped as stopped:
         return stopped.code
-    click.echo(json.dumps(exam.to_json(), ensure_ascii=False, indent=2) if as_json else exam_text(exam))
+    click.echo(json_text(exam.to_json(), indent=2) if as_json else exam_text(exam))
     return 0 if exam.passed else 1
 
 
@@ -171,7 +171,7 @@ def calibrate(labels: str, study: str | None, scorer: str | None, judge_scores: 
         judged = calibration.scores_in(people if judge_scores is None else files.read(judge_scores, scores=True))
     found = calibration.calibrate(people, judged)
     if as_json:
-        click.echo(json.dumps(found.to_json(), ensure_ascii=False, indent=2))
+        click.echo(json_text(found.to_json(), indent=2))
     else:
         click.echo(calibration_text(found))
 

@@ -13,6 +13,8 @@ from typing import Any, TypeVar
 
 import click
 
+from genopt.cli._json import json_text
+
 T = TypeVar("T")
 SET = click.option(
     "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a key, e.g. --set budget.trials=10."
@@ -143,7 +145,7 @@ def optimize(
             return 75  # however it was stopped: it waits for a person, and goes on afterwards
         return stopped.code
     if as_json:
-        click.echo(json.dumps(result.verdict.to_json(), ensure_ascii=False, indent=2))
+        click.echo(json_text(result.verdict.to_json(), indent=2))
     else:
         click.echo(verdict_text(result.verdict.to_json()))
     return 0
@@ -174,7 +176,7 @@ def check(study: Path, overrides: tuple[str, ...], allow_outside: bool, pull: bo
         checked = run_until_signal(check_async(spec, tell=_say))
     except Stopped as stopped:
         return stopped.code
-    click.echo(json.dumps(check_json(checked), ensure_ascii=False, indent=2) if as_json else check_text(checked))
+    click.echo(json_text(check_json(checked), indent=2) if as_json else check_text(checked))
     return 0
 
 
@@ -217,9 +219,7 @@ def evaluate(
         measured = run_until_signal(work)
     except Stopped as stopped:
         return stopped.code
-    click.echo(
-        json.dumps(measured_json(measured), ensure_ascii=False, indent=2) if as_json else measured_text(measured)
-    )
+    click.echo(json_text(measured_json(measured), indent=2) if as_json else measured_text(measured))
     return 0
 
 
