@@ -65,7 +65,7 @@ def test_compose_publishes_nothing_but_the_dashboard_on_this_machine() -> None:
 
 
 def test_the_slurm_script_stops_in_time_goes_back_into_the_queue_and_goes_on(tmp_path: Path) -> None:
-    write_study(tmp_path, rows=40, trials=5, delay=0.08)
+    write_study(tmp_path, rows=24, trials=4, delay=0.15)
     bin = tmp_path / "bin"
     bin.mkdir()
     for name, lines in {
@@ -83,7 +83,7 @@ def test_the_slurm_script_stops_in_time_goes_back_into_the_queue_and_goes_on(tmp
     log = tmp_path / "log.jsonl"
     first = subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, text=True)
     until = time.monotonic() + 60
-    while (not log.exists() or log.read_text().count("\n") < 60) and time.monotonic() < until:
+    while (not log.exists() or log.read_text().count("\n") < 24) and time.monotonic() < until:
         assert first.poll() is None
         time.sleep(0.05)
     first.send_signal(signal.SIGTERM)  # as Slurm signals the batch shell alone
@@ -91,7 +91,7 @@ def test_the_slurm_script_stops_in_time_goes_back_into_the_queue_and_goes_on(tmp
     assert first.returncode == 75 and "back into the queue" in out
     assert (tmp_path / "scontrol.log").read_text() == "requeue 6_2\n"
     paid = query(tmp_path, "SELECT count(*) FROM genopt_generations", name="shared.db")[0][0]
-    assert paid >= 20
+    assert paid >= 8
     again = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120)
     assert again.returncode == 0, again.stderr
     assert json.loads(again.stdout)["verdict"] in ("improved", "not shown", "worse")
