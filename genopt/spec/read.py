@@ -44,7 +44,7 @@ BOUNDS = {
 
 
 def read_study(path: str | Path, *, overrides: Sequence[str] = (), allow_outside: bool = False) -> StudySpec:
-    """The study in a TOML file, with overrides. Raises SpecError with all mistakes, files outside its folder included."""
+    """The study in a TOML file and overrides. Raises SpecError with all mistakes, paths outside its folder included."""
     path = Path(path)
     try:
         table = tomllib.loads(path.read_text(encoding="utf-8-sig"))
