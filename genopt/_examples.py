@@ -14,6 +14,7 @@ from typing import Any
 
 from genopt._rows import Rows, plain
 from genopt.errors import SpecError
+from genopt.spec.outside import inside
 from genopt.types import Example
 
 REFERENCE_NAMES = ("reference", "references", "target", "answer", "expected", "ideal", "output", "completion", "label")
@@ -38,6 +39,7 @@ class Reader:
         map: Mapping[str, str],
         images: str | None,
         folder: Path,
+        within: Path | None = None,
     ) -> None:
         self.raw = raw
         self.problems: list[str] = []
@@ -49,7 +51,7 @@ class Reader:
         self.id = self._column("id", id, ID_NAMES)
         self.group = self._column("group", group, GROUP_NAMES)
         self.images = self._column("images", images, ())
-        self.folder = folder
+        self.folder, self.within = folder, within
 
     def examples(self) -> tuple[list[Example], dict[str, int]]:
         """The examples in the source's order, and the line or row of each id. Raises SpecError with every mistake."""
@@ -143,7 +145,7 @@ class Reader:
             if not identity:
                 raise ValueError(f'no id in "{self.id}". Fill it in, or name another column with dataset.id')
         group = _label(_find(fields, self.group), f'the group "{self.group}"') if self.group is not None else ""
-        images = _images(_find(fields, self.images), self.folder) if self.images is not None else ()
+        images = _images(_find(fields, self.images), self.folder, self.within) if self.images is not None else ()
         return Example(identity, fields, answers, group or None, images)
 
     def _field(self, name: str, value: Any) -> Any:
@@ -189,14 +191,16 @@ def _references(value: Any) -> tuple[str, ...]:
     return tuple(text for text in texts if text.strip())
 
 
-def _images(value: Any, folder: Path) -> tuple[str, ...]:
-    """The absolute paths of the images that a cell names: none, one, or a list."""
+def _images(value: Any, folder: Path, within: Path | None) -> tuple[str, ...]:
+    """The absolute paths of the images that a cell names: none, one, or a list; all inside `within`, if given."""
     items = [] if value is _MISSING or value == "" else value if isinstance(value, list) else [value]
     found: list[str] = []
     for item in items:
         path = folder / os.path.expanduser(item) if isinstance(item, str) else folder
         if path.suffix.lower() not in IMAGES:
             raise ValueError(f'the image "{item}" is no path that ends in {", ".join(IMAGES)}. Correct it')
+        if within is not None:
+            inside(item, folder, within=within)
         if not path.is_file():
             raise ValueError(f'there is no image "{item}". Paths start at the data\'s folder ({folder.resolve()})')
         found.append(str(path.absolute()))

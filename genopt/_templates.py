@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from jinja2 import StrictUndefined, TemplateError, TemplateSyntaxError, meta, nodes
+from jinja2.exceptions import SecurityError
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
+LONGEST = 10_000_000  # characters that a template may make of one text
+_WIDE = re.compile(r"%[^a-zA-Z%]*(\d{4}|\*)")
 Compiled = Callable[[Mapping[str, Any]], str]
 
 
@@ -62,10 +66,32 @@ class Templates:
         return Parsed(names, guarded, "a template cannot include or import another" if others else "")
 
 
+class _Bounded(ImmutableSandboxedEnvironment):
+    """The sandbox, in which a template cannot ask for gigabytes either: no text is repeated or padded without end."""
+
+    intercepted_binops = frozenset({"*", "**", "%"})
+
+    def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
+        sizes = [len(side) for side in (left, right) if hasattr(side, "__len__")]
+        if operator == "*" and sizes and sizes[0] * abs(right if hasattr(left, "__len__") else left) > LONGEST:
+            raise SecurityError(f"a template may repeat a text to at most {LONGEST:,} characters")
+        if operator == "**" and abs(right) > 64:
+            raise SecurityError("a template may raise to at most the 64th power")
+        if operator == "%" and isinstance(left, str) and _WIDE.search(left):
+            raise SecurityError("a template may pad a text to at most 999 characters")
+        return super().call_binop(context, operator, left, right)
+
+    def is_safe_attribute(self, obj: Any, attr: str, value: Any) -> bool:
+        padding = isinstance(obj, str) and attr in ("center", "ljust", "rjust", "zfill", "expandtabs", "format_map")
+        return not padding and super().is_safe_attribute(obj, attr, value)
+
+
 def _environment() -> ImmutableSandboxedEnvironment:
-    environment = ImmutableSandboxedEnvironment(undefined=StrictUndefined, autoescape=False, keep_trailing_newline=True)
+    environment = _Bounded(undefined=StrictUndefined, autoescape=False, keep_trailing_newline=True)
     del environment.globals["lipsum"]  # both would give the same configuration another prompt each time
     del environment.filters["random"]
+    for name in ("center", "format", "indent"):  # each pads with as many characters as it is told
+        del environment.filters[name]
     return environment
 
 

@@ -140,7 +140,7 @@ def locate(where: str) -> tuple[str, str]:
         if found is None:
             raise SpecError(f"{masked(where.rstrip('#'))}: names a storage but no study. Write storage-URL#name")
         return found[1], found[2]
-    spec = read_study(Path(where))
+    spec = read_study(Path(where), allow_outside=True)  # only its name and storage are wanted
     return spec.url, spec.name
 
 

@@ -50,14 +50,16 @@ def load(
     split: str | None = None,
     format: str | None = None,
     images: str | None = None,
+    within: Path | None = None,
 ) -> Dataset:
     """The examples of a file, a hub data set or rows; whatever is wrong with them is raised as one SpecError.
 
     `map` renames (new name -> name in the file) before anything else is looked up. `reference`, `id`, `group`, `images`
     and the right sides of `map` may be paths into objects (`answers.text`). `images` names one image or a list of them
-    by their paths from the file's folder. Without them the first of the usual names counts,
-    an id then defaults to the number of the row from 1, and a row's `messages` give up a last assistant turn as the
-    reference. A null or NaN field becomes "". `limit` keeps the first rows, after a seeded shuffle if asked for.
+    by their paths from the file's folder; none of them may leave the folder `within`, if given. Without keys the first
+    of the usual names counts, an id then defaults to the number of the row from 1, and a row's `messages` give up a
+    last assistant turn as the reference. A null or NaN field becomes "". `limit` keeps the first
+    rows, after a seeded shuffle if asked for.
     """
     if (path is None) == (rows is None):
         raise SpecError("dataset: needs a path or rows. Give exactly one of them")
@@ -67,7 +69,7 @@ def load(
     file = folder / Path(path or "").expanduser()
     reader = Reader(
         raw, reference=reference, id=id, group=group, map=map or {}, images=images,
-        folder=file.parent if file.is_file() else folder,
+        folder=file.parent if file.is_file() else folder, within=within,
     )  # fmt: skip
     examples, lines = reader.examples()
     kept = list(range(len(examples)))

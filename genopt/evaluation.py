@@ -122,6 +122,7 @@ def _load(spec: StudySpec, data: str) -> dataset.Dataset:
         map=table.map,
         images=table.images,
         split=None if here else table.split,
+        within=Path(data).resolve().parent if here and spec.within is not None else spec.within,
     )
 
 

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 Stored = tuple[str, Phase, int, Row]
 UNSCORED = Score(None)
+FORMULA = ("=", "+", "-", "@", "\t", "\r")  # how a cell begins that a spreadsheet takes for a formula
 FORMATS = (".jsonl", ".csv", ".parquet")
 
 
@@ -130,11 +131,12 @@ def paired_table(frame: pandas.DataFrame, phase: Phase = "tune", value: str = "u
 
 
 def write(frame: pandas.DataFrame, path: Path) -> None:
-    """Write the rows to a file; its suffix chooses the format: .jsonl, .csv or .parquet. Numbers come back as they are.
+    """Write the rows to a file; its suffix chooses the format: .jsonl, .csv or .parquet. Numbers come back as they are;
+    in CSV, and only there, a text that a spreadsheet would run as a formula gets an apostrophe before it.
     Raises SpecError for another suffix or a path that cannot be written, MissingExtra for Parquet without pyarrow."""
     writers: dict[str, Callable[[], object]] = {
         ".jsonl": lambda: _write_lines(frame, path),
-        ".csv": lambda: frame.to_csv(path, index=False),
+        ".csv": lambda: _without_formulas(frame).to_csv(path, index=False),
         ".parquet": lambda: frame.to_parquet(path, index=False, engine="pyarrow"),
     }
     if path.suffix not in writers:
@@ -145,6 +147,24 @@ def write(frame: pandas.DataFrame, path: Path) -> None:
         raise SpecError(f"{path}: cannot be written ({error.strerror or error}). Name another file") from None
     except ImportError:
         raise MissingExtra("pyarrow", "parquet") from None
+
+
+def _without_formulas(frame: pandas.DataFrame) -> pandas.DataFrame:
+    """The rows with an apostrophe before texts that a spreadsheet would run; numbers stay as they are."""
+
+    def guarded(value: Any) -> Any:
+        if not isinstance(value, str) or not value.startswith(FORMULA):
+            return value
+        try:
+            float(value)
+        except ValueError:
+            return f"'{value}"
+        return value
+
+    from pandas.api import types as pandas_types
+
+    names = [name for name in frame if not pandas_types.is_numeric_dtype(frame[name])]
+    return frame.assign(**{str(name): frame[name].map(guarded) for name in names})
 
 
 def _write_lines(frame: pandas.DataFrame, path: Path) -> None:

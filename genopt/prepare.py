@@ -165,6 +165,7 @@ def _load(spec: StudySpec) -> data.Dataset:
         seed=spec.seed,
         split=table.split,
         format=table.format,
+        within=spec.within,
     )
 
 

@@ -130,7 +130,7 @@ async def rescore_async(
 def _origin(where: str, archive: Archive) -> tuple[Path, BackendSpec]:
     """Where relative paths of the scorer start, and the study's engine."""
     if "://" not in where and where.endswith(".toml"):
-        study = read_study(Path(where))
+        study = read_study(Path(where), allow_outside=True)  # only its engine is wanted
         return study.folder, study.backend
     return Path.cwd(), BackendSpec.model_validate(archive.spec.get("backend", {"model": "-"}))
 

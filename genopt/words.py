@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import unicodedata
 from collections.abc import Mapping
@@ -46,6 +47,19 @@ def safe(text: str) -> str:
     screen, become visible escapes."""
     return "".join(
         c if c in "\n\t" or unicodedata.category(c) not in ("Cc", "Cf", "Cs") else f"\\u{ord(c):04x}" for c in text
+    )
+
+
+def json_text(value: Any, *, indent: int | None = None) -> str:
+    """The value as JSON that a terminal only prints: what `safe` makes visible is written as JSON's own escapes."""
+    text = json.dumps(value, ensure_ascii=False, indent=indent)
+    return "".join(
+        c
+        if c == "\n" or unicodedata.category(c) not in ("Cc", "Cf", "Cs")
+        else json.dumps(c)[1:-1]
+        if ord(c) > 0x7F
+        else f"\\u{ord(c):04x}"
+        for c in text
     )
 
 

@@ -360,8 +360,11 @@ def test_init_into_another_folder_writes_paths_that_hold_there(shell: Shell) -> 
     (shell.folder / "dätä").mkdir()
     write_rows(shell.folder / "dätä" / "rows 🙂.jsonl", rows(30))
     flags = ["--data", "dätä/rows 🙂.jsonl", "--model", "toy", "--scorer", "bleu", "--backend", "tests.toy:ToyBackend"]
-    ok(shell("init", *flags, "-o", "studies/one.toml"))
-    ok(shell("check", "studies/one.toml"))
+    assert (
+        "Next: genopt check studies/one.toml --allow-outside" in ok(shell("init", *flags, "-o", "studies/one.toml")).err
+    )
+    bad(shell("check", "studies/one.toml"), "dataset.path", "is outside", "--allow-outside")
+    ok(shell("check", "studies/one.toml", "--allow-outside"))
 
 
 def test_init_leaves_the_prompt_to_rows_that_bring_their_messages(shell: Shell) -> None:

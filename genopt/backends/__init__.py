@@ -10,12 +10,14 @@ from pathlib import Path
 from genopt.errors import SpecError
 from genopt.plugins import load_object
 from genopt.spec import BackendSpec
+from genopt.spec.backend import MANY
 from genopt.spec.read import hint
 from genopt.types import Backend, BackendInfo, Domain, Params
 
 KINDS = {
     "ollama": "genopt.backends.ollama:OllamaBackend",
     "openai": "genopt.backends.openai:OpenAIBackend",
+    "ray": "genopt.backends.ray:RayBackend",
     "transformers": "genopt.backends.transformers:TransformersBackend",
     "vllm": "genopt.backends.vllm:VllmBackend",
 }
@@ -31,8 +33,9 @@ def make_backend(spec: BackendSpec, folder: Path) -> Backend:
         raise SpecError(f'backend.kind: there is no engine {spec.kind!r}.{hint(spec.kind, KINDS)} Or "module:Class"')
     made = load_object(name, folder, key="backend.kind")
     model = str(folder / spec.model) if (folder / spec.model).is_dir() else spec.model
+    many = {"engine": spec.engine, "replicas": spec.replicas, "folder": folder} if spec.kind == MANY else {}
     try:
-        backend = made(model=model, options=spec.options)
+        backend = made(model=model, options=spec.options, **many)
     except TypeError as error:
         raise SpecError(f"backend.kind: {name} cannot be made as Class(model=..., options=...): {error}") from error
     if not isinstance(backend, Backend):
@@ -42,6 +45,8 @@ def make_backend(spec: BackendSpec, folder: Path) -> Backend:
 
 def declared(kind: str, model: str | None, folder: Path) -> tuple[Mapping[str, Domain], Params]:
     """The parameters an engine honours, and with a model its defaults too. Raises SpecError or BackendError."""
+    if kind == MANY:
+        raise SpecError(f"{kind} honours what the engine in its actors honours: name that one, e.g. vllm")
     if model is None:
         if kind not in KINDS:
             raise SpecError(f"there is no engine {kind!r}.{hint(kind, KINDS)} For your own, give --model too")

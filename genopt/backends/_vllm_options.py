@@ -25,6 +25,7 @@ _REFUSED: Mapping[str, str] = {
     "skip_tokenizer_init": "without a tokenizer there are no texts. Drop it",
     "disable_log_stats": "the progress line needs the engine's counters. Drop it",
     "enable_lora": "follows from lora = { name = path }. Drop it",
+    "hf_token": "a key does not belong in a study file. Set HF_TOKEN in the environment",
     "enable_sleep_mode": "the engine is never put to sleep. Drop it",
 }
 # What changes speed or memory, and no text: a study may go on with other values of these.
@@ -74,7 +75,7 @@ def options_of(given: Mapping[str, Any]) -> Options:
         "raw": (isinstance(own.get("raw", False), bool), "true or false"),
     }
     problems = [f"{name}: {own[name]!r} is not {what}" for name, (legal, what) in checks.items() if not legal]
-    one = {"data_parallel_size": 1}
+    one: dict[str, Any] = {"data_parallel_size": 1, "hf_token": True}
     problems += [f"{name}: {why}" for name, why in _REFUSED.items() if name in given and one.get(name) != given[name]]
     if problems:
         raise SpecError([f"backend.options.{problem}" for problem in problems])

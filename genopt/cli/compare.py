@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
+
+from genopt.cli._json import json_text
 
 if TYPE_CHECKING:
     from genopt.compare import Comparison
@@ -85,7 +86,7 @@ def compare(
     if as_json:
         from genopt.compare.text import summary_json
 
-        click.echo(json.dumps(summary_json(found), ensure_ascii=False, indent=2))
+        click.echo(json_text(summary_json(found), indent=2))
         return
     click.echo(summary(found))
     for pair in chosen[:rows]:

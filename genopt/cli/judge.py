@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from genopt.cli.work import SET, STUDY_FILE, Stopped, _say, run_until_signal
+from genopt.cli._json import json_text
+from genopt.cli.work import OUTSIDE, SET, STUDY_FILE, Stopped, _say, run_until_signal
 
 if TYPE_CHECKING:
     from genopt.judging.exam import Exam
@@ -35,10 +35,18 @@ def judge() -> None:
 @judge.command()
 @STUDY_FILE
 @SET
+@OUTSIDE
 @SCORER
 @click.option("--example", metavar="ID", help="The row (default: the first to tune on).")
 @click.option("--text", help="The text to be graded (default: the row's reference).")
-def show(study: Path, overrides: tuple[str, ...], scorer: str | None, example: str | None, text: str | None) -> int:
+def show(
+    study: Path,
+    overrides: tuple[str, ...],
+    allow_outside: bool,
+    scorer: str | None,
+    example: str | None,
+    text: str | None,
+) -> int:
     """Print exactly what a judge is sent about a row.
 
     The judge's engine is opened and asked once, to find out how grades can be read from it: that decides the last line.
@@ -50,7 +58,8 @@ def show(study: Path, overrides: tuple[str, ...], scorer: str | None, example: s
     from genopt.words import safe
 
     try:
-        who, row, requests = run_until_signal(_requests(read_study(study, overrides=overrides), scorer, example, text))
+        spec = read_study(study, overrides=overrides, allow_outside=allow_outside)
+        who, row, requests = run_until_signal(_requests(spec, scorer, example, text))
     except Stopped as stopped:
         return stopped.code
     click.echo(safe(f"{who.name} on row {row.id}, grades read from {who.mode}"))
@@ -72,10 +81,18 @@ def show(study: Path, overrides: tuple[str, ...], scorer: str | None, example: s
 @judge.command()
 @STUDY_FILE
 @SET
+@OUTSIDE
 @SCORER
 @click.option("--rows", type=click.IntRange(5), help="How many rows it is examined on (default: 20).")
 @click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
-def check(study: Path, overrides: tuple[str, ...], scorer: str | None, rows: int | None, as_json: bool) -> int:
+def check(
+    study: Path,
+    overrides: tuple[str, ...],
+    allow_outside: bool,
+    scorer: str | None,
+    rows: int | None,
+    as_json: bool,
+) -> int:
     """Find out whether a judge can be trusted, before it is paid for.
 
     It grades texts whose order is known: references, nothing, answers to other rows, cut and padded ones, ones that ask
@@ -90,10 +107,11 @@ def check(study: Path, overrides: tuple[str, ...], scorer: str | None, rows: int
     from genopt.spec.read import read_study
 
     try:
-        exam = run_until_signal(_checked(read_study(study, overrides=overrides), scorer, rows or ROWS))
+        spec = read_study(study, overrides=overrides, allow_outside=allow_outside)
+        exam = run_until_signal(_checked(spec, scorer, rows or ROWS))
     except Stopped as stopped:
         return stopped.code
-    click.echo(json.dumps(exam.to_json(), ensure_ascii=False, indent=2) if as_json else exam_text(exam))
+    click.echo(json_text(exam.to_json(), indent=2) if as_json else exam_text(exam))
     return 0 if exam.passed else 1
 
 
@@ -153,7 +171,7 @@ def calibrate(labels: str, study: str | None, scorer: str | None, judge_scores: 
         judged = calibration.scores_in(people if judge_scores is None else files.read(judge_scores, scores=True))
     found = calibration.calibrate(people, judged)
     if as_json:
-        click.echo(json.dumps(found.to_json(), ensure_ascii=False, indent=2))
+        click.echo(json_text(found.to_json(), indent=2))
     else:
         click.echo(calibration_text(found))
 

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
-
 import click
 
+from genopt.cli._json import json_text
 from genopt.cli.work import Stopped, _say, run_until_signal
 
 
@@ -32,5 +31,5 @@ def rescore(study: str, written: str, name: str, as_json: bool) -> int:
         found = run_until_signal(rescore_async(study, read_scorer(written, name), name=name, tell=_say))
     except Stopped as stopped:
         return stopped.code
-    click.echo(json.dumps(rescored_json(found), ensure_ascii=False, indent=2) if as_json else rescored_text(found))
+    click.echo(json_text(rescored_json(found), indent=2) if as_json else rescored_text(found))
     return 0

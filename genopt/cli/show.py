@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
+
+from genopt.cli._json import json_text
 
 if TYPE_CHECKING:
     from genopt.report.files import Form
@@ -34,7 +35,7 @@ def best(study: str, as_json: bool) -> None:
     if as_json:
         from genopt.report import best_json
 
-        click.echo(json.dumps(best_json(archive), ensure_ascii=False, indent=2))
+        click.echo(json_text(best_json(archive), indent=2))
     else:
         click.echo(best_text(archive))
 
@@ -58,7 +59,7 @@ def trials(study: str, jsonl: bool) -> None:
     archive = load(study)
     if jsonl:
         for row in archive.rows():
-            click.echo(json.dumps(row, ensure_ascii=False))
+            click.echo(json_text(row))
     else:
         click.echo(trials_text(archive))
 

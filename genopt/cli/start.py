@@ -9,6 +9,8 @@ from typing import Any
 
 import click
 
+from genopt.cli._json import json_text
+
 
 @click.command()
 @click.option("--data", metavar="FILE", help="Your rows (JSONL, JSON, CSV, TSV, Parquet, or a hub id).")
@@ -62,7 +64,8 @@ def init(
         reference,
     )
     output.write_text(text, encoding="utf-8")
-    click.echo(f"wrote {output}. Next: genopt check {output}", err=True)
+    away = Path(str(data)).exists() and not Path(str(data)).resolve().is_relative_to(output.resolve().parent)
+    click.echo(f"wrote {output}. Next: genopt check {output}{' --allow-outside' * away}", err=True)
 
 
 @click.command()
@@ -99,7 +102,7 @@ def params(backend: str, model: str | None, presets: bool, as_json: bool) -> Non
             }
             for name, d in domains.items()
         }
-        click.echo(json.dumps(rows, ensure_ascii=False, indent=2))
+        click.echo(json_text(rows, indent=2))
     else:
         click.echo(params_text(domains, defaults))
 
@@ -116,4 +119,4 @@ def schema() -> None:
     """
     from genopt.spec import StudySpec
 
-    click.echo(json.dumps(StudySpec.model_json_schema(), ensure_ascii=False, indent=2))
+    click.echo(json_text(StudySpec.model_json_schema(), indent=2))

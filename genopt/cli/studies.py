@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import json
-
 import click
+
+from genopt.cli._json import json_text
 
 
 @click.group()
@@ -37,7 +37,7 @@ def list_(storage: str, as_json: bool) -> None:
     found = list_studies(url)
     if as_json:
         rows = [{"name": s.name, "trials": s.trials, "verdict": s.verdict, "genopt": s.ours} for s in found]
-        click.echo(json.dumps(rows, ensure_ascii=False, indent=2))
+        click.echo(json_text(rows, indent=2))
         return
     for study in found:
         verdict = study.verdict or ("no verdict yet" if study.ours else "not made by genopt")
@@ -55,7 +55,7 @@ def inspect(study: str) -> None:
     from genopt.archive import load
     from genopt.report import inspect_json
 
-    click.echo(json.dumps(inspect_json(load(study)), ensure_ascii=False, indent=2))
+    click.echo(json_text(inspect_json(load(study)), indent=2))
 
 
 @studies.command()

@@ -13,9 +13,16 @@ from typing import Any, TypeVar
 
 import click
 
+from genopt.cli._json import json_text
+
 T = TypeVar("T")
 SET = click.option(
     "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a key, e.g. --set budget.trials=10."
+)
+OUTSIDE = click.option(
+    "--allow-outside",
+    is_flag=True,
+    help="Let the study file read data, texts and images outside its folder.",
 )
 PULL = click.option("--pull", is_flag=True, help="Have Ollama pull the models that its server lacks.")
 PULLED = "backend.options.pull=true"
@@ -69,6 +76,7 @@ def run_until_signal(work: Coroutine[Any, Any, T]) -> T:
 @click.command()
 @click.argument("study", metavar="[STUDY.toml]", type=click.Path(path_type=Path), required=False)
 @SET
+@OUTSIDE
 @PULL
 @click.option("--json", "as_json", is_flag=True, help="Print the verdict as JSON.")
 @click.option("--fork", metavar="NAME", help="Go on in a new study that reuses what still holds of this one.")
@@ -84,6 +92,7 @@ def run_until_signal(work: Coroutine[Any, Any, T]) -> T:
 def optimize(
     study: Path | None,
     overrides: tuple[str, ...],
+    allow_outside: bool,
     pull: bool,
     as_json: bool,
     fork: str | None,
@@ -122,7 +131,7 @@ def optimize(
         overrides = (*([f"budget.trials={trials}"] if trials else []), *overrides)
     elif given := [f"--{n}" for n, v in {"model": model, "data": data, "trials": trials, **described}.items() if v]:
         raise click.UsageError(f"{', '.join(given)}: only without a study file. Change {study}, or use --set KEY=VALUE")
-    spec = read_study(study, overrides=(*overrides, *[PULLED] * pull))
+    spec = read_study(study, overrides=(*overrides, *[PULLED] * pull), allow_outside=allow_outside or data is not None)
     console = Console(sys.stderr, quiet=quiet)
     try:
         with console:
@@ -136,7 +145,7 @@ def optimize(
             return 75  # however it was stopped: it waits for a person, and goes on afterwards
         return stopped.code
     if as_json:
-        click.echo(json.dumps(result.verdict.to_json(), ensure_ascii=False, indent=2))
+        click.echo(json_text(result.verdict.to_json(), indent=2))
     else:
         click.echo(verdict_text(result.verdict.to_json()))
     return 0
@@ -145,9 +154,10 @@ def optimize(
 @click.command()
 @STUDY_FILE
 @SET
+@OUTSIDE
 @PULL
 @click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
-def check(study: Path, overrides: tuple[str, ...], pull: bool, as_json: bool) -> int:
+def check(study: Path, overrides: tuple[str, ...], allow_outside: bool, pull: bool, as_json: bool) -> int:
     """Read everything, answer two rows, and show the bill.
 
     Every mistake in the study file, the data and the prompt is told at once; then the engine is opened, every name in
@@ -162,16 +172,18 @@ def check(study: Path, overrides: tuple[str, ...], pull: bool, as_json: bool) ->
     from genopt.spec.read import read_study
 
     try:
-        checked = run_until_signal(check_async(read_study(study, overrides=(*overrides, *[PULLED] * pull)), tell=_say))
+        spec = read_study(study, overrides=(*overrides, *[PULLED] * pull), allow_outside=allow_outside)
+        checked = run_until_signal(check_async(spec, tell=_say))
     except Stopped as stopped:
         return stopped.code
-    click.echo(json.dumps(check_json(checked), ensure_ascii=False, indent=2) if as_json else check_text(checked))
+    click.echo(json_text(check_json(checked), indent=2) if as_json else check_text(checked))
     return 0
 
 
 @click.command()
 @STUDY_FILE
 @SET
+@OUTSIDE
 @click.option(
     "--params",
     default="baseline",
@@ -183,7 +195,13 @@ def check(study: Path, overrides: tuple[str, ...], pull: bool, as_json: bool) ->
 @click.option("--output", "-o", type=click.Path(path_type=Path), metavar="FILE.jsonl", help="Append every row here.")
 @click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
 def evaluate(
-    study: Path, overrides: tuple[str, ...], params: str, data: str | None, output: Path | None, as_json: bool
+    study: Path,
+    overrides: tuple[str, ...],
+    allow_outside: bool,
+    params: str,
+    data: str | None,
+    output: Path | None,
+    as_json: bool,
 ) -> int:
     """Measure one configuration on all rows of the study's data, or on other data.
 
@@ -195,15 +213,13 @@ def evaluate(
     from genopt.report.measured import measured_json, measured_text
     from genopt.spec.read import read_study
 
-    spec = read_study(study, overrides=overrides)
+    spec = read_study(study, overrides=overrides, allow_outside=allow_outside)
     try:
         work = evaluate_async(spec, _settings(params, study), data=data, output=output, tell=_say)
         measured = run_until_signal(work)
     except Stopped as stopped:
         return stopped.code
-    click.echo(
-        json.dumps(measured_json(measured), ensure_ascii=False, indent=2) if as_json else measured_text(measured)
-    )
+    click.echo(json_text(measured_json(measured), indent=2) if as_json else measured_text(measured))
     return 0
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 from collections.abc import Collection, Mapping
 from typing import Any
@@ -88,9 +89,9 @@ def curl(settings: Settings, params: Mapping[str, Any]) -> str:
         url, body = base + spoken.path, spoken.body(settings.model, _request(settings), params)
         key = options.get("api_key_env", "OPENAI_API_KEY" if base == HOSTED else None)
         headers += [f"Authorization: Bearer ${key}"] if key else []
-        headers += [f"{name}: ${variable}" for name, variable in options.get("headers_env", {}).items()]
+        headers += [f"{_plain(name)}: ${variable}" for name, variable in options.get("headers_env", {}).items()]
         ours = {"OpenAI-Organization": "organization", "OpenAI-Project": "project"}
-        headers += [f"{name}: {options[option]}" for name, option in ours.items() if options.get(option)]
+        headers += [f"{name}: {_plain(options[option])}" for name, option in ours.items() if options.get(option)]
     elif settings.kind == "vllm":
         served = OpenAIWire("vllm", stream=False)
         named = {name: value for name, value in params.items() if name in DIALECTS["vllm"]}
@@ -103,6 +104,11 @@ def curl(settings: Settings, params: Mapping[str, Any]) -> str:
     quoted = [f'-H "{header}"' for header in headers]
     sent = shlex.quote(json.dumps(_without_seed(body)))
     return " \\\n  ".join([f"curl {shlex.quote(url)}", *quoted, f"-d {sent}"]) + "\n"
+
+
+def _plain(text: object) -> str:
+    """Text inside a shell's double quotes, where it means nothing but itself."""
+    return re.sub(r'([\\"$`!])', r"\\\1", str(text))
 
 
 def _base_url(settings: Settings) -> str:

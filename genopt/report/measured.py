@@ -7,6 +7,7 @@ import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from genopt.spec.outside import code_named, sent_to
 from genopt.types import Domain, Params
 from genopt.words import bound, brief, duration, safe, value_text
 
@@ -26,6 +27,8 @@ def check_json(checked: Checked) -> dict[str, Any]:
         "space": plan.space.describe(),
         "baseline": {k: list(v) if isinstance(v, tuple) else v for k, v in plan.baseline().params.items()},
         "warnings": list(plan.warnings),
+        "code": code_named(plan.spec),
+        "network": sent_to(plan.spec),
         "rows": list(checked.rows),
         "generations": {
             "search": bill.search,
@@ -52,6 +55,8 @@ def check_text(checked: Checked) -> str:
         f"Baseline   {brief(plan.baseline().params)}",
         "Space      " + ", ".join(f"{name}" for name in plan.space.open_dimensions()),
     ]  # fmt: skip
+    lines += [f"Code       {line}" for line in found["code"]]
+    lines += [f"Network    {line}" for line in found["network"]]
     lines += [f"warning: {warning}" for warning in plan.warnings]
     for row in checked.rows:
         lines += ["", f"Row {row['id']}"]

@@ -12,6 +12,7 @@ from pydantic import Field, PrivateAttr, field_validator, model_validator
 from genopt.objectives import MEASURED, Constraint, Goal, Objective
 from genopt.spec._base import Table, TextFile
 from genopt.spec.answer import AnswerSpec
+from genopt.spec.backend import Engines, EngineSpec
 from genopt.spec.confirm import AuditSpec, ConfirmSpec
 from genopt.spec.dimensions import SpaceSpec, Value
 from genopt.spec.output import OutputSpec
@@ -25,6 +26,7 @@ __all__ = [
     "ConfirmSpec",
     "ConstraintSpec",
     "DatasetSpec",
+    "EngineSpec",
     "ObjectiveSpec",
     "OutputSpec",
     "PromptSpec",
@@ -88,17 +90,13 @@ class PromptSpec(Table):
         return self
 
 
-class BackendSpec(Table):
+class BackendSpec(Engines):
     """The engine that generates."""
 
     kind: str = "transformers"
-    """ollama, vllm, openai, transformers, or your own "module:Class"."""
+    """ollama, vllm, openai, transformers, ray (one of these in many places), or your own "module:Class"."""
     model: str
     """The model's name in the server, or a folder (from the study file's folder) or hub id."""
-    concurrency: Annotated[int, Field(ge=1)] | Literal["auto"] = "auto"
-    """Requests in flight; auto = what the engine says."""
-    options: dict[str, Any] = {}
-    """Engine options, fixed for the study."""
 
 
 class ObjectiveSpec(Table):
@@ -227,6 +225,7 @@ class StudySpec(Table):
 
     _folder: Path = PrivateAttr(default_factory=Path.cwd)
     _source: str = PrivateAttr(default="StudySpec")
+    _within: Path | None = PrivateAttr(default=None)
 
     @field_validator("scorers", mode="before")
     @classmethod
@@ -239,6 +238,11 @@ class StudySpec(Table):
     def folder(self) -> Path:
         """Where relative paths start: the study file's folder."""
         return self._folder
+
+    @property
+    def within(self) -> Path | None:
+        """The folder that images must not leave: of a study that was read from a file; None where anything goes."""
+        return self._within
 
     @property
     def source(self) -> str:

@@ -7,19 +7,16 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field, model_validator
 
 from genopt.spec._base import Table, TextFile
+from genopt.spec.backend import Engines
 
 
-class JudgeBackend(Table):
+class JudgeBackend(Engines):
     """The engine that judges, where it is not the study's own."""
 
     kind: str
     """As backend.kind."""
     model: str
     """As backend.model."""
-    concurrency: Annotated[int, Field(ge=1)] | Literal["auto"] = "auto"
-    """Requests in flight; auto = what the engine says."""
-    options: dict[str, Any] = {}
-    """Engine options, fixed for the study."""
 
 
 class Question(Table):
@@ -43,7 +40,12 @@ class JudgeTemplates(Table):
 class Judge(Table):
     """A language model grades every text by one criterion, or answers a checklist of yes/no questions about it."""
 
-    INERT: ClassVar[dict[str, Any]] = {"retries": True, "check": True, "strict": True, "backend": {"concurrency"}}
+    INERT: ClassVar[dict[str, Any]] = {
+        "retries": True,
+        "check": True,
+        "strict": True,
+        "backend": {"concurrency", "engine", "replicas"},
+    }
     """Keys that change no score."""
 
     kind: Literal["judge"]

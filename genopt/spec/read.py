@@ -19,6 +19,7 @@ from genopt.spec._base import Table
 from genopt.spec.answer import answer_problems
 from genopt.spec.confirm import confirm_problems
 from genopt.spec.dimensions import Choices, Range
+from genopt.spec.outside import confined
 from genopt.spec.scorers import KINDS, ScorerSpec
 
 Where = tuple[str | int, ...]
@@ -42,8 +43,8 @@ BOUNDS = {
 }
 
 
-def read_study(path: str | Path, *, overrides: Sequence[str] = ()) -> StudySpec:
-    """The study in a TOML file, with `key=value` overrides. Raises SpecError with every mistake in it."""
+def read_study(path: str | Path, *, overrides: Sequence[str] = (), allow_outside: bool = False) -> StudySpec:
+    """The study in a TOML file and overrides. Raises SpecError with all mistakes, paths outside its folder included."""
     path = Path(path)
     try:
         table = tomllib.loads(path.read_text(encoding="utf-8-sig"))
@@ -61,7 +62,8 @@ def read_study(path: str | Path, *, overrides: Sequence[str] = ()) -> StudySpec:
     except tomllib.TOMLDecodeError as error:
         raise SpecError(f"{path}: is not valid TOML: {error}. Check quotes, brackets and equals signs there") from error
     table.setdefault("name", path.stem)
-    return make_study(table, overrides=overrides, folder=path.resolve().parent, source=str(path))
+    spec = make_study(table, overrides=overrides, folder=path.resolve().parent, source=str(path))
+    return spec if allow_outside else confined(spec, [override.partition("=")[0].strip() for override in overrides])
 
 
 def make_study(
