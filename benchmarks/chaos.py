@@ -20,7 +20,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +32,7 @@ sys.path.insert(0, str(ROOT))
 from tests.databases import Postgres  # noqa: E402
 from tests.processes import complete, log, running, write_study  # noqa: E402
 
-ROWS, TRIALS, DELAY = 20, 60, 0.05
+ROWS, TRIALS, DELAY = 20, 60, 0.1
 PAUSE = (4.0, 9.0)  # seconds between two kills
 LIMIT = 300.0  # seconds after which a run has failed
 
@@ -45,10 +45,8 @@ def stored(url: str) -> list[tuple[Any, ...]]:
     """(params, example, sample, phase, seed, text) of every row, sorted."""
     engine = sa.create_engine(url)
     with engine.connect() as connection:
-        found = connection.exec_driver_sql(
-            "SELECT params, example_id, sample, phase, seed, text FROM genopt_generations"
-        )
-        rows = sorted(tuple(row) for row in found)
+        query = "SELECT params, example_id, sample, phase, seed, text FROM genopt_generations"
+        rows = sorted(tuple(row) for row in connection.exec_driver_sql(query))
     engine.dispose()
     return rows
 
@@ -61,8 +59,8 @@ CHECKS = {
     "trials left running or waiting": "SELECT count(*) FROM trials WHERE state IN ('RUNNING', 'WAITING')",
     "claims left": "SELECT count(*) FROM genopt_claims",
     "workers left at work": "SELECT count(*) FROM genopt_workers WHERE NOT closed",
-    "rows that are there twice": "SELECT count(*) FROM (SELECT 1 FROM genopt_generations GROUP BY config_key, example_id,"
-    " sample, phase HAVING count(*) > 1) AS twice",
+    "rows that are there twice": "SELECT count(*) FROM (SELECT 1 FROM genopt_generations"
+    " GROUP BY config_key, example_id, sample, phase HAVING count(*) > 1) AS twice",
     "scores without a text": "SELECT count(*) FROM genopt_scores WHERE generation_id NOT IN"
     " (SELECT id FROM genopt_generations)",
     "texts without a score": "SELECT count(*) FROM genopt_generations WHERE id NOT IN"
@@ -129,10 +127,8 @@ class Run:
     def kill(self, worker: subprocess.Popen[str]) -> None:
         """Kill a worker, and hold what was committed by then against what is asked for afterwards (see `check`)."""
         kept = None
-        try:
+        with suppress(sa.exc.SQLAlchemyError):  # not made yet, or busy
             kept = committed(self.url)
-        except sa.exc.SQLAlchemyError:  # not made yet, or busy
-            pass
         before = len(log(self.folder))
         if worker.poll() is None:
             worker.kill()
