@@ -63,7 +63,7 @@ def test_two_workers_ask_for_nothing_twice(tmp_path: Path) -> None:
 
 
 def test_a_fleet_tells_its_workers_apart_and_stops_with_them(tmp_path: Path) -> None:
-    write_study(tmp_path, rows=20, trials=20, delay=0.2)
+    write_study(tmp_path, rows=60, trials=40, delay=0.5)
     with running(tmp_path, "--workers", "2") as parent:
         assert when(tmp_path, parent, lambda lines: len(lines) > 20)
         live = subprocess.run(
