@@ -92,14 +92,21 @@ def test_tables_of_an_older_version_are_refused_with_the_command_that_brings_the
         connection.execute("DROP TABLE genopt_claims")
         for name in ("lease", "stage", "rate", "search_generations", "confirm_generations", "tokens"):
             connection.execute(f"ALTER TABLE genopt_workers DROP COLUMN {name}")
+        connection.execute("DROP INDEX genopt_generations_kin")
+        for name in ("kin", "tokens", "harvested_from"):
+            connection.execute(f"ALTER TABLE genopt_generations DROP COLUMN {name}")
         connection.execute("UPDATE genopt_meta SET value = '2' WHERE key = 'schema'")
         connection.execute("CREATE TABLE study_user_attributes (study_id INTEGER, key TEXT, value_json TEXT)")
         connection.execute(
             "INSERT INTO study_user_attributes VALUES (1, 'genopt:taken_over', '{\"search_generations\": 1}')"
         )
+        columns = "id, study_id, config_key, example_id, sample, phase, seed, params, text, finish"
+        columns += ", prompt_tokens, completion_tokens, seconds, first_token_seconds, why"
         row = "'k', 'e', {n}, '{phase}', 0, '', '', 'stop', 10, 1, 0.0, NULL, ''"
         for n, phase in ((0, "tune"), (1, "tune"), (2, "confirm")):
-            connection.execute(f"INSERT INTO genopt_generations VALUES ({n}, 1, {row.format(n=n, phase=phase)})")
+            connection.execute(
+                f"INSERT INTO genopt_generations ({columns}) VALUES ({n}, 1, {row.format(n=n, phase=phase)})"
+            )
         beaten = time.time()
         connection.execute("INSERT INTO genopt_workers VALUES ('w', 1, 'h', '1', 1.0, ?, 0)", (beaten,))
     with pytest.raises(StudyError, match="older genopt") as refused:
