@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from genopt.database import masked
 from genopt.errors import SpecError, StudyError
 from genopt.leases import Spent, Worker
+from genopt.liveness import alive, shown
 from genopt.objectives import Goal
 from genopt.space import SearchSpace
 from genopt.spec import ConstraintSpec, ObjectiveSpec, goal_of
@@ -189,8 +190,20 @@ def clone(where: str, name: str) -> tuple[int, int]:
     return len(archive.trials), copied
 
 
+def refuse_at_work(archive: Archive) -> None:
+    """Raise StudyError while somebody works on the study."""
+    working = [worker for worker in archive.workers if alive(worker)]
+    if working:
+        who = ", ".join(shown(worker) for worker in working)
+        raise StudyError(
+            f"storage: the study {archive.name!r} is being worked on by {who}",
+            hint="end it there first (Ctrl-C), or wait until its lease is over if it was killed: genopt studies --live",
+        )
+
+
 def delete(archive: Archive) -> None:
-    """Delete a study with everything it generated. Raises StudyError."""
+    """Delete a study with everything it generated. Raises StudyError, also while somebody works on it."""
+    refuse_at_work(archive)
     study = open_study(archive.url, archive.name, SearchSpace({}), create=False)
     store = Store(archive.url)
     try:

@@ -158,7 +158,9 @@ class Desk:
             return False
         if not self._told and not self.in_flight:
             self._told = True
-            session.note(f"waiting for {session.elsewhere} trials of other workers")
+            one = session.elsewhere == 1
+            what = "1 trial of another worker" if one else f"{session.elsewhere} trials of other workers"
+            session.note(f"waiting for {what}")
         await asyncio.sleep(WHILE)
         return True
 

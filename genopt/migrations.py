@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import sqlalchemy as sa
 from alembic.migration import MigrationContext
@@ -118,10 +119,15 @@ def _refuse_at_work(connection: sa.Connection, url: str) -> None:
         )
 
 
+def _plain(column: sa.Column[Any]) -> sa.Column[Any]:
+    """A column of no table yet, as it is to be added to one."""
+    return sa.Column(column.name, column.type, nullable=column.nullable, server_default=column.server_default)
+
+
 def _leases_and_claims(operations: Operations, connection: sa.Connection) -> None:
     """Version 3: what each worker paid for, says and promises; claims."""
     for name in ("lease", "stage", "rate", "search_generations", "confirm_generations", "tokens"):
-        operations.add_column(workers.name, workers.c[name].copy())
+        operations.add_column(workers.name, _plain(workers.c[name]))
     claims.create(connection)
     for study, paid in _paid(connection).items():
         first = sa.select(workers.c.id).where(workers.c.study_id == study).order_by(workers.c.started).limit(1)
@@ -136,7 +142,7 @@ def _leases_and_claims(operations: Operations, connection: sa.Connection) -> Non
 def _harvesting(operations: Operations, connection: sa.Connection) -> None:
     """Version 4: which generations may be cuts of each other, their tokens, and which was made of which."""
     for name in ("kin", "tokens", "harvested_from"):
-        operations.add_column(generations.name, generations.c[name].copy())
+        operations.add_column(generations.name, _plain(generations.c[name]))
     operations.create_index("genopt_generations_kin", generations.name, ["study_id", "kin"])
 
 

@@ -19,6 +19,7 @@ from genopt.fork import check_source, fork_from
 from genopt.guards import usage_notes
 from genopt.judging.check import check_judges
 from genopt.judging.pairwise import with_opinions
+from genopt.leases import LEASE
 from genopt.plan import Plan
 from genopt.prepare import prepare
 from genopt.search import measure_baseline, search
@@ -97,9 +98,12 @@ def run(work: Coroutine[Any, Any, T]) -> T:
 
 
 async def optimize_async(
-    spec: StudySpec | str | Path, *, on_event: Listener = silence, fork: str | None = None
+    spec: StudySpec | str | Path, *, on_event: Listener = silence, fork: str | None = None, lease: float = LEASE
 ) -> Result:
-    """The same inside a running event loop. Cancelling it stops cleanly: everything observed is committed."""
+    """The same inside a running event loop. Cancelling it stops cleanly: everything observed is committed.
+
+    After `lease` seconds without a heartbeat other workers take this one for dead.
+    """
     if not isinstance(spec, StudySpec):
         spec = read_study(spec)
     source = spec.name
@@ -107,13 +111,13 @@ async def optimize_async(
         spec = spec.model_copy(update={"name": fork, "storage": spec.url})  # the default storage goes by the name
     plan = await prepare(spec, tell=lambda text: on_event(Note(text)))
     try:
-        return await _run(plan, on_event, source if fork is not None else None)
+        return await _run(plan, on_event, source if fork is not None else None, lease)
     finally:
         await asyncio.shield(plan.aclose())
 
 
-async def _run(plan: Plan, on_event: Listener, source: str | None) -> Result:
-    session = Session(plan, on_event)
+async def _run(plan: Plan, on_event: Listener, source: str | None, lease: float) -> Result:
+    session = Session(plan, on_event, lease=lease)
     try:
         if source is not None:
             await check_source(session, source)

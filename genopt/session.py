@@ -113,8 +113,7 @@ class Session:
             live=plan.live,
         )
         await self.db(self.store.create)
-        leases = self.store.leases
-        await self.db(leases.join, self.worker, self.study.id)
+        await self.db((leases := self.store.leases).join, self.worker, self.study.id)
         self.writer = Writer(spec.url, self.worker.id, beat=min(10.0, self.worker.lease / 6), tell=self._warn)
         self.crew = Crew(self.db, leases, self.study, self.worker, self.writer, self.note)
         self._count(await self.db(leases.workers, self.study.id))

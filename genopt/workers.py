@@ -23,7 +23,7 @@ from genopt.writer import Writer
 
 BLOCK = 8  # examples that are claimed together
 WARY = 0.75  # of a lease: after so much silence nothing new is begun, since others may soon take over
-AGAIN = 1 / 3  # of a lease: how long a worker whose lease is over must be seen silent, in case the clock was set
+SET = 5.0  # seconds by which a clock must leap to count as set
 
 
 class TakenOver(StudyError):
@@ -44,28 +44,31 @@ class Crew:
     ) -> None:
         self._db, self._leases, self._study, self.me, self._writer = db, leases, study, me, writer
         self._note = note
-        self._seen: dict[str, tuple[float, float]] = {}
+        self._ahead: float | None = None
+        self._wary_until = 0.0
         self._told = False
         study.share(_Held(leases, study.id, me.id))
 
     async def look(self) -> list[Worker]:
         """Every worker the study ever had; the work of those that have died is put back first."""
         workers: list[Worker] = await self._db(self._leases.workers, self._study.id)
-        dead = [worker for worker in workers if worker.id != self.me.id and not worker.closed and self._dead(worker)]
+        trusted = self._trusted(workers)
+        others = [worker for worker in workers if worker.id != self.me.id and not worker.closed]
+        dead = [worker for worker in others if gone(worker) or (trusted and worker.age > worker.lease)]
         for worker in dead:
             await self.bury(worker)
         return await self._db(self._leases.workers, self._study.id) if dead else workers
 
-    def _dead(self, worker: Worker) -> bool:
-        """A lease that is over is believed to be when no heartbeat came while this worker watched: the database's clock
-        may have been set."""
-        heartbeat, since = self._seen.get(worker.id, (-1.0, 0.0))
-        if heartbeat != worker.heartbeat:
-            since = time.monotonic()
-            self._seen[worker.id] = (worker.heartbeat, since)
-        if gone(worker):
-            return True
-        return worker.age > worker.lease and time.monotonic() - since >= AGAIN * worker.lease
+    def _trusted(self, workers: Sequence[Worker]) -> bool:
+        """Whether the ages of heartbeats can be believed: not just after the database's clock was set, when all of
+        them look old."""
+        me = next((worker for worker in workers if worker.id == self.me.id), None)
+        if me is not None:
+            ahead = me.heartbeat + me.age - time.monotonic()
+            if self._ahead is not None and abs(ahead - self._ahead) > SET:
+                self._wary_until = time.monotonic() + self.me.lease / 2
+            self._ahead = ahead
+        return time.monotonic() >= self._wary_until
 
     async def bury(self, worker: Worker | None) -> None:
         """Put the trials of a worker that is gone back into the queue, free what it claimed and end its lease."""

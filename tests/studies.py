@@ -12,7 +12,7 @@ from typing import Any
 
 from genopt.archive import Archive, load
 from genopt.confirm import Verdict
-from genopt.events import Event, Note, TrialDone
+from genopt.events import Event, Note, TrialDone, silence
 from genopt.plan import Plan
 from genopt.prepare import prepare
 from genopt.runner import check_unchanged, optimize_async
@@ -67,8 +67,14 @@ def run(table: dict[str, Any], folder: Path, **options: Any) -> Ran:
     """The study run to its end, whatever that is."""
     events: list[Event] = []
     spec = make_study(table, folder=folder)
+    listen = options.pop("on_event", silence)
+
+    def hear(event: Event) -> None:
+        events.append(event)
+        listen(event)
+
     try:
-        result = asyncio.run(optimize_async(spec, on_event=events.append, **options))
+        result = asyncio.run(optimize_async(spec, on_event=hear, **options))
     except Exception as error:
         return Ran(folder, events, error=error)
     return Ran(folder, events, result.verdict)

@@ -18,10 +18,10 @@ import genopt
 from genopt.archive import load
 from genopt.errors import BackendError, StudyError
 from genopt.events import Decided, Event, Note, Progress, StageStarted, TrialDone
+from genopt.leases import LEASE
 from genopt.plan import Plan
 from genopt.prepare import prepare
 from genopt.runner import changes
-from genopt.session import LEASE
 from genopt.spec import StudySpec
 from genopt.spec.read import make_study
 from tests.studies import backend, generations, query, run
@@ -67,8 +67,19 @@ def test_a_trial_of_a_worker_whose_lease_ran_out_is_asked_again(tmp_path: Path, 
     run(table | {"budget": {"trials": 3}}, tmp_path).decided()
     plan = asyncio.run(prepare(make_study(table, folder=tmp_path)))
     plant(tmp_path, plan, beaten=time.time() - age)
-    ran = run(table | {"budget": {"trials": 6}}, tmp_path)
+    waited: list[str] = []
+
+    def listen(event: Event) -> None:
+        if isinstance(event, Note) and event.text == "waiting for 1 trial of another worker":
+            waited.append(event.text)
+            planted = optuna.load_study(study_name="toy", storage=f"sqlite:///{tmp_path / 'toy.db'}")
+            trial = next(trial for trial in planted.trials if trial.user_attrs["proposal"] == 77)
+            assert trial.state == optuna.trial.TrialState.RUNNING
+            planted.tell(trial.number, state=optuna.trial.TrialState.FAIL)  # its worker gives it up
+
+    ran = run(table | {"budget": {"trials": 6}}, tmp_path, on_event=listen)
     assert ran.decided().trials == 6
+    assert len(waited) == (not freed)
     orphan = next(trial for trial in ran.trials if trial.worker == "faraway")
     same = [trial for trial in ran.trials if trial.proposal == 77 and trial.number != orphan.number]
     if freed:
@@ -78,7 +89,8 @@ def test_a_trial_of_a_worker_whose_lease_ran_out_is_asked_again(tmp_path: Path, 
         assert same[0].config["params"]["temperature"] == 0.123
         assert not [trial for trial in ran.trials if trial.state in ("running", "waiting")]
     else:
-        assert orphan.state == "running"
+        assert orphan.state == "failed"
+        assert "why" not in orphan.outcome, "nobody took it over"
         assert same == []
 
 

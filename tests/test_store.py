@@ -3,14 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
-import pwd
-import shutil
-import signal
-import socket
 import sqlite3
-import subprocess
-import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -30,6 +23,7 @@ from genopt.store import Store
 from genopt.tables import generation_id, generation_row, metadata, score_row
 from genopt.types import Example, Generation, Score
 from tests import toy
+from tests.databases import Missing, Postgres
 
 KEY = "a" * 64
 
@@ -382,52 +376,11 @@ def test_passwords_are_masked() -> None:
 def postgres() -> Iterator[str]:
     """The URL of a fresh PostgreSQL server on this machine's loopback."""
     pytest.importorskip("psycopg", reason="psycopg is not installed")
-    folders = sorted(Path("/usr/lib/postgresql").glob("*/bin"), key=lambda path: int(path.parent.name))
-    found = shutil.which("initdb") or next(
-        (str(f / "initdb") for f in reversed(folders) if (f / "initdb").exists()), ""
-    )
-    if not found:
-        pytest.skip("no PostgreSQL server is installed")
-    account: dict[str, Any] = {}
-    folder = Path(tempfile.mkdtemp(prefix="genopt-postgres-"))
     try:
-        if os.geteuid() == 0:  # the server refuses to run as root
-            try:
-                user = pwd.getpwnam("postgres")
-            except KeyError:
-                pytest.skip("PostgreSQL cannot run as root, and there is no user postgres")
-            account = {"user": user.pw_uid, "group": user.pw_gid, "extra_groups": []}
-            os.chown(folder, user.pw_uid, user.pw_gid)
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
-        options: dict[str, Any] = {"cwd": folder, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, **account}
-        initdb = [found, "-D", str(folder / "data"), "-A", "trust", "-U", "genopt", "-E", "UTF8", "--no-sync"]
-        subprocess.run(initdb, check=True, timeout=60, **options)
-        settings = {"listen_addresses": "127.0.0.1", "unix_socket_directories": "", "fsync": "off"}
-        server = subprocess.Popen(
-            [str(Path(found).with_name("postgres")), "-D", str(folder / "data"), "-p", str(port)]
-            + [word for name, value in settings.items() for word in ("-c", f"{name}={value}")],
-            **options,
-        )
-        try:
-            url = f"postgresql+psycopg://genopt@127.0.0.1:{port}/postgres"
-            engine = sa.create_engine(url)
-            for attempt in range(200):
-                try:
-                    engine.connect().close()
-                    break
-                except sa.exc.OperationalError:
-                    assert attempt < 199, "the server does not answer"
-                    assert server.poll() is None, "the server stopped"
-                    time.sleep(0.05)
-            engine.dispose()
-            yield url
-        finally:
-            server.send_signal(signal.SIGINT)
-            server.wait(20)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        with Postgres() as server:
+            yield server.url
+    except Missing as missing:
+        pytest.skip(str(missing))
 
 
 @pytest.mark.real

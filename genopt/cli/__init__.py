@@ -112,7 +112,10 @@ def cli(debug: bool) -> None:
 
 def main() -> None:
     """Run the command line; every error of genopt's own becomes one message and its exit code."""
+    from genopt.cli._title import blot_passwords
+
     debug = "--debug" in sys.argv
+    blot_passwords()
     try:
         code = cli.main(standalone_mode=False)
     except click.exceptions.Abort:

@@ -7,16 +7,72 @@ import click
 from genopt.cli._json import json_text
 
 
-@click.group()
-def studies() -> None:
-    """List, inspect, clone and delete studies.
+@click.group(invoke_without_command=True)
+@click.option("--live", metavar="STORAGE|STUDY.toml", help="Show who works on its studies right now.")
+@click.option("--json", "as_json", is_flag=True, help="With --live: print as JSON.")
+@click.pass_context
+def studies(context: click.Context, live: str | None, as_json: bool) -> None:
+    """List, inspect, clone and delete studies; see who works on them.
 
     STORAGE is an SQLAlchemy URL (sqlite:///support.db); STUDY is a study file or STORAGE#name.
 
     \b
     genopt studies list sqlite:///support.db
+    genopt studies --live postgresql://me@host/genopt        workers, hosts, rates, ages
     genopt studies inspect sqlite:///support.db#support-answers
     """
+    if context.invoked_subcommand is None:
+        if live is None:
+            click.echo(context.get_help())
+        else:
+            _live(live, as_json)
+    elif live is not None:
+        raise click.UsageError("--live stands alone: genopt studies --live STORAGE")
+
+
+def _live(where: str, as_json: bool) -> None:
+    from genopt.liveness import shown
+    from genopt.study import at_work
+    from genopt.words import duration, safe
+
+    url, name = _storage(where)
+    found = at_work(url, name)
+    if as_json:
+        rows = [
+            {
+                "study": each.study,
+                "host": each.worker.host,
+                "process": each.worker.process.partition(":")[0],
+                "alive": each.alive,
+                "stage": each.worker.stage,
+                "trials": each.trials,
+                "generations": each.worker.paid.generations,
+                "generations_per_second": each.worker.rate,
+                "seconds": max(0.0, each.worker.heartbeat - each.worker.started),
+                "silent_seconds": each.worker.age,
+                "lease": each.worker.lease,
+            }
+            for each in found
+        ]
+        click.echo(json.dumps(rows, ensure_ascii=False, indent=2))
+        return
+    if not found:
+        click.echo("nobody is at work")
+    for each in found:
+        worker = each.worker
+        state = worker.stage or "starting" if each.alive else "gone: who works on the study next takes its work over"
+        line = [each.study, shown(worker), state, f"{each.trials} trials in flight"]
+        line += [f"{worker.paid.generations:,} generations ({worker.rate:.1f}/s)"]
+        line += [f"for {duration(max(0.0, worker.heartbeat - worker.started))}", f"heard of {worker.age:.0f} s ago"]
+        click.echo(safe("\t".join(line)))
+
+
+def _storage(where: str) -> tuple[str, str | None]:
+    """The storage's URL, and the study's name where one is named."""
+    from genopt.archive import as_url, locate
+
+    where = as_url(where)
+    return (where, None) if "://" in where and "#" not in where.rpartition("/")[2] else locate(where)
 
 
 @studies.command("list")
@@ -76,18 +132,41 @@ def clone(study: str, name: str) -> None:
 
 
 @studies.command()
+@click.argument("storage", metavar="STORAGE|STUDY.toml")
+def upgrade(storage: str) -> None:
+    """Bring the tables of an older genopt up to date, with everything in them.
+
+    All workers have to have ended; older versions of genopt cannot use the storage afterwards. Optuna's own tables are
+    left alone.
+
+    \b
+    genopt studies upgrade sqlite:///support.db
+    """
+    from genopt.database import masked
+    from genopt.migrations import upgrade as bring_up
+
+    url, _ = _storage(storage)
+    before, after = bring_up(url)
+    done = "is up to date already" if before == after else f"brought up to date from schema {before}"
+    click.echo(f"{masked(url)}: {done} (schema {after})", err=True)
+
+
+@studies.command()
 @click.argument("study", metavar="STUDY")
 @click.option("--yes", is_flag=True, help="Do not ask.")
 def delete(study: str, yes: bool) -> int:
     """Delete a study with everything it generated. There is no way back.
 
+    While somebody works on it, it is not deleted.
+
     \b
     genopt studies delete sqlite:///support.db#support-answers
     """
     from genopt.archive import delete as remove
-    from genopt.archive import load
+    from genopt.archive import load, refuse_at_work
 
     archive = load(study)
+    refuse_at_work(archive)
     if not yes:
         spent = archive.spent
         what = f"delete {archive.name}: {len(archive.trials)} trials and {spent.generations:,} generations?"

@@ -46,6 +46,8 @@ class Stopped(Exception):
 def run_until_signal(work: Coroutine[Any, Any, T]) -> T:
     """The result of `work`. Ctrl-C or SIGTERM stops it cleanly and raises Stopped; a second signal quits at once."""
 
+    from genopt.database import StorageAway
+
     async def guarded() -> T:
         task = asyncio.ensure_future(work)
         stopped: list[int] = []
@@ -65,7 +67,7 @@ def run_until_signal(work: Coroutine[Any, Any, T]) -> T:
                 signal.signal(number, lambda *_, code=code: loop.call_soon_threadsafe(stop, code))
         try:
             return await task
-        except asyncio.CancelledError:
+        except (asyncio.CancelledError, StorageAway):
             if stopped:
                 raise Stopped(stopped[0]) from None
             raise
@@ -79,6 +81,9 @@ def run_until_signal(work: Coroutine[Any, Any, T]) -> T:
 @OUTSIDE
 @PULL
 @click.option("--json", "as_json", is_flag=True, help="Print the verdict as JSON.")
+@click.option("--storage", metavar="URL", envvar="GENOPT_STORAGE", help="Where the study is kept; or GENOPT_STORAGE.")
+@click.option("--workers", type=click.IntRange(1, 256), default=1, metavar="N", help="Processes, each on a GPU if any.")
+@click.option("--lease", type=click.FloatRange(1), default=60.0, metavar="SECONDS", help="Silent so long = dead. [60]")
 @click.option("--fork", metavar="NAME", help="Go on in a new study that reuses what still holds of this one.")
 @click.option("--quiet", "-q", is_flag=True, help="No progress, only the result.")
 @click.option("--model", metavar="MODEL", help="Without a study file: a name in Ollama, a folder or a hub id.")
@@ -95,6 +100,9 @@ def optimize(
     allow_outside: bool,
     pull: bool,
     as_json: bool,
+    storage: str | None,
+    workers: int,
+    lease: float,
     fork: str | None,
     quiet: bool,
     model: str | None,
@@ -107,6 +115,9 @@ def optimize(
     Progress goes to stderr, the result to stdout. Ctrl-C stops cleanly; the same command goes on where it was, and
     nothing that was generated is generated again.
 
+    The same command on any number of machines joins the study where they share a storage: they share the budget, the
+    trials and every text, and what one that dies had in hand the others take over. --workers starts several here.
+
     Without a study file, --model and --data are enough: the file that they describe is written here, and the same
     command goes on with it.
 
@@ -115,7 +126,9 @@ def optimize(
     genopt optimize study.toml
     genopt optimize study.toml --set budget.trials=200      search on
     genopt optimize study.toml --json > verdict.json
+    genopt optimize study.toml --storage postgresql://me@host/genopt --workers 4
     """
+    from genopt.cli._fleet import end_with_parent, run_fleet, study_arguments
     from genopt.console import Console
     from genopt.judging.grading import waiting
     from genopt.report import verdict_text
@@ -131,11 +144,21 @@ def optimize(
         overrides = (*([f"budget.trials={trials}"] if trials else []), *overrides)
     elif given := [f"--{n}" for n, v in {"model": model, "data": data, "trials": trials, **described}.items() if v]:
         raise click.UsageError(f"{', '.join(given)}: only without a study file. Change {study}, or use --set KEY=VALUE")
-    spec = read_study(study, overrides=(*overrides, *[PULLED] * pull), allow_outside=allow_outside or data is not None)
+    overrides = (*overrides, *[PULLED] * pull)
+    allow_outside = allow_outside or data is not None
+    stored = [f"storage={json.dumps(storage)}"] if storage else []
+    spec = read_study(study, overrides=(*overrides, *stored), allow_outside=allow_outside)
+    if workers > 1:
+        arguments = study_arguments(study, overrides, fork=fork, quiet=quiet, lease=lease, allow_outside=allow_outside)
+        code, verdict = run_fleet(arguments, workers, storage=storage, say=_say)
+        if verdict is not None:
+            click.echo(json.dumps(verdict, ensure_ascii=False, indent=2) if as_json else verdict_text(verdict))
+        return code
+    end_with_parent()
     console = Console(sys.stderr, quiet=quiet)
     try:
         with console:
-            result = run_until_signal(optimize_async(spec, on_event=console, fork=fork))
+            result = run_until_signal(optimize_async(spec, on_event=console, fork=fork, lease=lease))
     except Stopped as stopped:
         click.echo(f"stopped. Go on with: genopt optimize {study}", err=True)
         if left := waiting(spec):

@@ -49,14 +49,15 @@ class Budget:
     trials: int | None = None
     begun: Set[str] = frozenset()
 
-    def left(self, before: Sequence[FrozenTrial], unknown: int) -> bool | None:
-        """Whether there is room for one more beside the trials of all lower proposals, `unknown` of which are being
-        begun elsewhere; None when that depends on what these turn out to be."""
+    def left(self, others: Sequence[FrozenTrial], unknown: int) -> bool | None:
+        """Whether there is room for one more beside these trials and `unknown` that are being begun elsewhere under
+        lower numbers; None when that depends on what these turn out to be. Who has the higher number counts the lower
+        ones, so that two never take the last place at once."""
         if self.trials is None:
             return True
-        keys = {trial.user_attrs["config"]["key"] for trial in before if "config" in trial.user_attrs}
-        known = {proposal_of(trial) for trial in before if "config" in trial.user_attrs}
-        open_ = {proposal_of(trial) for trial in before if not trial.state.is_finished()} - known
+        keys = {trial.user_attrs["config"]["key"] for trial in others if "config" in trial.user_attrs}
+        known = {proposal_of(trial) for trial in others if "config" in trial.user_attrs}
+        open_ = {proposal_of(trial) for trial in others if not trial.state.is_finished()} - known
         settled = len(keys | self.begun)
         if settled >= self.trials:
             return False
@@ -96,8 +97,9 @@ class Queue:
                 return None if answers is None else self._begin({PROPOSAL: number, POINT: index}, answers)
 
     def _room(self, budget: Budget, trials: Sequence[FrozenTrial], number: int) -> bool:
-        before = [trial for trial in trials if proposal_of(trial) < number]
-        left = budget.left(before, number - len({proposal_of(trial) for trial in before}))
+        others = [trial for trial in trials if proposal_of(trial) != number]
+        lower = {proposal_of(trial) for trial in others if proposal_of(trial) < number}
+        left = budget.left(others, number - len(lower))
         if left is None:
             raise Later
         return left

@@ -1,0 +1,153 @@
+"""Several workers on one study: what they share, what is left when one dies, what others may see of them."""
+
+from __future__ import annotations
+
+import json
+import signal
+import sqlite3
+import subprocess
+import time
+from collections import Counter
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from genopt.cli._title import passwords
+from genopt.database import masked, with_driver
+from genopt.errors import StudyError
+from genopt.migrations import upgrade
+from genopt.store import Store
+from tests.processes import COMMAND, complete, finish, log, running, when, write_study
+from tests.studies import generations, query
+from tests.test_resume import requested
+
+
+def test_a_worker_that_is_killed_leaves_its_work_to_the_other(tmp_path: Path) -> None:
+    """The other is told of nothing but goes on, and the study ends as if undisturbed; nothing committed is asked for
+    again."""
+    calm, torn = tmp_path / "calm", tmp_path / "torn"
+    write_study(calm, rows=20, trials=6, delay=0.0)
+    write_study(torn, rows=20, trials=6, delay=0.1)
+    assert complete(calm).code == 0
+    with running(torn) as one, running(torn) as other:
+        assert when(torn, one, lambda lines: len(lines) >= 40)
+        one.kill()
+        one.communicate()
+        kept = set(query(torn, "SELECT params, example_id, sample, phase FROM genopt_generations"))
+        before = len(log(torn))
+        ended = finish(other)
+    assert ended.code == 0, ended.err
+    assert generations(torn) == generations(calm)
+    committed = {(json.dumps(json.loads(params), sort_keys=True), *rest) for params, *rest in kept}
+    assert not committed & {requested(line) for line in log(torn)[before:]}
+    assert query(torn, "SELECT count(*) FROM trials WHERE state IN ('RUNNING', 'WAITING')") == [(0,)]
+    assert query(torn, "SELECT count(*) FROM genopt_claims") == [(0,)]
+    assert query(torn, "SELECT count(*) FROM genopt_workers WHERE NOT closed") == [(0,)]
+
+
+def test_two_workers_ask_for_nothing_twice(tmp_path: Path) -> None:
+    """Baseline, search, finalists and verdict are shared out, by the engine's own log."""
+    write_study(tmp_path, rows=30, trials=6, delay=0.05)
+    meet = ("--set", "backend.options.meet=meet.txt")
+    with running(tmp_path, *meet) as one, running(tmp_path, *meet) as other:
+        ended = [finish(one), finish(other)]
+    assert [each.code for each in ended] == [0, 0], [each.err for each in ended]
+    assert ended[0].out == ended[1].out
+    asked = Counter(requested(line) for line in log(tmp_path))
+    assert max(asked.values()) == 1
+    paid = query(tmp_path, "SELECT search_generations + confirm_generations FROM genopt_workers")
+    assert min(paid)[0] > 0, "both worked"
+    assert sum(count for (count,) in paid) == len(asked)
+    assert len({row[0] for row in generations(tmp_path)}) <= 7
+
+
+def test_a_fleet_tells_its_workers_apart_and_stops_with_them(tmp_path: Path) -> None:
+    write_study(tmp_path, rows=60, trials=40, delay=0.5)
+    with running(tmp_path, "--workers", "2") as parent:
+        assert when(tmp_path, parent, lambda lines: len(lines) > 20)
+        live = subprocess.run(
+            [*COMMAND[:3], "studies", "--live", "study.toml", "--json"], cwd=tmp_path, capture_output=True, text=True
+        )
+        refused = subprocess.run(
+            [*COMMAND[:3], "studies", "delete", "study.toml", "--yes"], cwd=tmp_path, capture_output=True, text=True
+        )
+        parent.send_signal(signal.SIGTERM)
+        ended = finish(parent)
+    workers = json.loads(live.stdout)
+    assert len(workers) >= 1
+    assert all(worker["alive"] and worker["silent_seconds"] < 30 for worker in workers)
+    assert refused.returncode == 2
+    assert "is being worked on" in refused.stderr
+    assert ended.code == 75
+    assert "[1] " in ended.err and "[2] " in ended.err
+    assert query(tmp_path, "SELECT count(*) FROM genopt_workers WHERE NOT closed") == [(0,)]
+
+
+def test_tables_of_an_older_version_are_refused_with_the_command_that_brings_them_up_to_date(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path / 'old.db'}"
+    new = Store(url)
+    new.create()
+    with closing(sqlite3.connect(tmp_path / "old.db")) as connection, connection:  # what version 2 had
+        connection.execute("DROP TABLE genopt_claims")
+        for name in ("lease", "stage", "rate", "search_generations", "confirm_generations", "tokens"):
+            connection.execute(f"ALTER TABLE genopt_workers DROP COLUMN {name}")
+        connection.execute("DROP INDEX genopt_generations_kin")
+        for name in ("kin", "tokens", "harvested_from"):
+            connection.execute(f"ALTER TABLE genopt_generations DROP COLUMN {name}")
+        connection.execute("UPDATE genopt_meta SET value = '2' WHERE key = 'schema'")
+        connection.execute("CREATE TABLE study_user_attributes (study_id INTEGER, key TEXT, value_json TEXT)")
+        connection.execute(
+            "INSERT INTO study_user_attributes VALUES (1, 'genopt:taken_over', '{\"search_generations\": 1}')"
+        )
+        columns = "id, study_id, config_key, example_id, sample, phase, seed, params, text, finish"
+        columns += ", prompt_tokens, completion_tokens, seconds, first_token_seconds, why"
+        row = "'k', 'e', {n}, '{phase}', 0, '', '', 'stop', 10, 1, 0.0, NULL, ''"
+        for n, phase in ((0, "tune"), (1, "tune"), (2, "confirm")):
+            connection.execute(
+                f"INSERT INTO genopt_generations ({columns}) VALUES ({n}, 1, {row.format(n=n, phase=phase)})"
+            )
+        beaten = time.time()
+        connection.execute("INSERT INTO genopt_workers VALUES ('w', 1, 'h', '1', 1.0, ?, 0)", (beaten,))
+    with pytest.raises(StudyError, match="older genopt") as refused:
+        new.create()
+    assert refused.value.hint.endswith(f"genopt studies upgrade {url}")
+    with pytest.raises(StudyError, match="is at work"):
+        upgrade(url)
+    with closing(sqlite3.connect(tmp_path / "old.db")) as connection, connection:
+        connection.execute("UPDATE genopt_workers SET closed = 1")
+    assert upgrade(url)[0] == 2
+    assert upgrade(url)[0] == upgrade(url)[1]
+    new.create()
+    (worker,) = new.leases.workers(1)
+    assert (worker.paid.search_generations, worker.paid.confirm_generations, worker.paid.tokens) == (1, 1, 33)
+    assert new.leases.claim(1, "w", ["x"]) == {"x": "w"}
+    new.close()
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("postgresql://me:geheim@h/d", "postgresql://me:***@h/d"),
+        ("postgresql://h/d?user=me&password=geheim", "postgresql://h/d?password=***&user=me"),
+        ("mysql://me:geheim@h/d?ssl_key_password=geheim", "mysql://me:***@h/d?ssl_key_password=***"),
+    ],
+)
+def test_no_secret_of_a_url_is_shown(url: str, shown: str) -> None:
+    assert masked(url) == shown
+    assert set(passwords(f"storage={url}")) == {"geheim"}
+
+
+def test_a_password_on_the_command_line_is_blotted_out(tmp_path: Path) -> None:
+    write_study(tmp_path, rows=20, trials=20, delay=0.2)
+    with running(tmp_path, "--set", "backend.options.note=x://me:geheim@h") as process:
+        assert when(tmp_path, process, lambda lines: len(lines) > 2)
+        shown = Path(f"/proc/{process.pid}/cmdline").read_bytes()
+    assert b"geheim" not in shown
+    assert b"x://me:******@h" in shown
+
+
+def test_a_url_without_a_driver_means_the_one_that_is_installed_with_genopt() -> None:
+    assert with_driver("mysql://h/d") == "mysql+pymysql://h/d"
+    assert with_driver("postgres://h/d") == "postgresql+psycopg://h/d"
+    assert with_driver("sqlite:///a.db") == "sqlite:///a.db"
