@@ -10,7 +10,8 @@ an environment of its own, whose Python is `--peer`:
 
 Every way has a process of its own with one thread; only generating is counted, not loading. All write exactly 64 tokens
 a request, with the same weights, prompts and settings. `--flips` counts the texts that differ between a row alone and
-the same row among others instead, in float32 and in bfloat16.
+the same row among others instead, in float32 and in bfloat16. `--device cuda` measures genopt on a GPU, in seconds, and
+`--every 10` has every tenth request alone only: there each takes as long as all of them together.
 """
 
 from __future__ import annotations
@@ -64,25 +65,29 @@ def prompts() -> list[str]:
     return [f"<|user|>{card}<|end|><|assistant|>" for card in cards]
 
 
-async def ours(way: str, dtype: str = "float32", batch: int = 64) -> tuple[float, list[str]]:
-    """CPU-seconds of all requests, and their texts."""
+async def ours(
+    way: str, device: str, *, dtype: str = "float32", batch: int = 64, every: int = 1
+) -> tuple[float, list[str]]:
+    """CPU-seconds of all requests (on a GPU seconds), and their texts."""
     from genopt.backends.transformers import TransformersBackend
     from genopt.types import Message, Request
 
-    options = {"threads": 1, "device": "cpu", "raw": True, "dtype": dtype, "batch_size": batch}
+    options = {"threads": 1, "device": device, "raw": True, "dtype": dtype, "batch_size": batch}
     backend = TransformersBackend(model=str(STUDY / "model"), options=options)
     await backend.open()
     length = {"max_tokens": TOKENS, "min_tokens": TOKENS}
     requests = [
         Request((Message("user", prompt),), {**NEUTRAL, **configuration, **length}, seed, f"row {seed}")
         for configuration, (seed, prompt) in itertools.product(CONFIGURATIONS, enumerate(prompts()))
-    ]
-    began = time.process_time()
+    ][::every]
+    clock = time.process_time if device == "cpu" else time.perf_counter
+    await backend.generate(requests[0])
+    began = clock()
     if way == "single":
         done = [await backend.generate(request) for request in requests]
     else:
         done = await asyncio.gather(*(backend.generate(request) for request in requests))
-    seconds = time.process_time() - began
+    seconds = clock() - began
     await backend.aclose()
     assert all(generation.completion_tokens == TOKENS for generation in done)
     return seconds, [generation.text for generation in done]
@@ -162,7 +167,7 @@ def measure(way: str, python: str) -> dict[str, Any]:
 
 def run_way(way: str) -> None:
     """Print the CPU-seconds of one way, and the versions it ran with, as JSON."""
-    seconds = asyncio.run(ours(way))[0] if way in ("batched", "single") else llmsearch(way)
+    seconds = asyncio.run(ours(way, "cpu"))[0] if way in ("batched", "single") else llmsearch(way)
     import torch
     import transformers
 
@@ -170,14 +175,36 @@ def run_way(way: str) -> None:
     print(json.dumps({"seconds": seconds, "versions": versions}))
 
 
-def flips() -> None:
+def flips(device: str, every: int) -> None:
     """Print how many of the 480 texts differ between a row alone and the same row among 16 and 64."""
     for dtype in ("float32", "bfloat16"):
-        alone = asyncio.run(ours("single", dtype, 1))[1]
+        alone = asyncio.run(ours("single", device, dtype=dtype, batch=1, every=every))[1]
         for batch in (16, 64):
-            among = asyncio.run(ours("batched", dtype, batch))[1]
+            among = asyncio.run(ours("batched", device, dtype=dtype, batch=batch))[1][::every]
             changed = sum(a != b for a, b in zip(alone, among, strict=True))
-            print(f"{dtype}: {changed} of {len(alone)} texts differ between a row alone and in a batch of {batch}")
+            print(
+                f"{dtype}: {changed} of {len(alone)} texts differ between a row alone and in a batch of {batch}",
+                flush=True,
+            )
+
+
+def on_a_gpu(device: str, every: int) -> None:
+    """Print the seconds of all requests at once, in batches of two sizes, and of those that were run one by one."""
+    import torch
+    import transformers
+
+    count = len(CONFIGURATIONS) * PROMPTS
+    card = torch.cuda.get_device_name() if device.startswith("cuda") else device
+    versions = f"torch {torch.__version__}, transformers {transformers.__version__}"
+    print(f"{card}, {versions}, Python {platform.python_version()}")
+    speed = {}
+    for way, batch, of in (("batched", count, 1), ("batched", 64, 1), ("single", 64, every)):
+        runs = 1 if way == "single" else 3
+        seconds = statistics.median(asyncio.run(ours(way, device, batch=batch, every=of))[0] for _ in range(runs))
+        speed[way, batch] = len(range(0, count, of)) * TOKENS / seconds
+        times = speed["batched", count] / speed[way, batch]
+        told = f"{way}, batch {batch}" if way == "batched" else f"one by one, {len(range(0, count, of))} of them"
+        print(f"{told}: {seconds:.2f} s, {speed[way, batch]:,.0f} tokens/s, 1/{times:.1f} of all at once", flush=True)
 
 
 def main() -> None:
@@ -187,11 +214,15 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--flips", action="store_true")
     parser.add_argument("--way", choices=WAYS, help=argparse.SUPPRESS)
+    parser.add_argument("--device", default="cpu", help="on which genopt runs, e.g. cuda")
+    parser.add_argument("--every", type=int, default=1, metavar="N", help="on a GPU, run every Nth request alone")
     given = parser.parse_args()
     if given.way:
         return run_way(given.way)
     if given.flips:
-        return flips()
+        return flips(given.device, given.every)
+    if given.device != "cpu":
+        return on_a_gpu(given.device, given.every)
     ways = [way for way in WAYS if way in ("batched", "single") or given.peer]
     found: dict[str, list[dict[str, Any]]] = {way: [] for way in ways}
     for turn, way in itertools.product(range(given.runs), ways):  # taking turns: a busy moment hits all of them

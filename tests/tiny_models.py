@@ -56,6 +56,8 @@ def make_llama(
     hidden: int = 48,
     layers: int = 2,
     heads: int = 4,
+    kv_heads: int | None = None,
+    intermediate: int | None = None,
     vocabulary: int = 512,
     context: int = 512,
     peak: float = 2.5,
@@ -63,8 +65,10 @@ def make_llama(
     chat: bool = True,
     tied: bool = False,
     generation: dict[str, Any] | None = None,
+    weights: bool = True,
 ) -> Path:
-    """A random Llama with a chat template in `folder`; `peak` is about the standard deviation of its logits."""
+    """A random Llama with a chat template in `folder`; `peak` is about the standard deviation of its logits. On the
+    device and in the dtype that are PyTorch's default; without `weights` only what describes it and its tokenizer."""
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -73,16 +77,20 @@ def make_llama(
     config = LlamaConfig(
         vocab_size=len(tokenizer),
         hidden_size=hidden,
-        intermediate_size=2 * hidden,
+        intermediate_size=intermediate or 2 * hidden,
         num_hidden_layers=layers,
         num_attention_heads=heads,
-        num_key_value_heads=heads // 2,
+        num_key_value_heads=kv_heads or heads // 2,
         max_position_embeddings=context,
         pad_token_id=tokenizer.pad_token_id,
         eos_token_id=tokenizer.eos_token_id,
         bos_token_id=None,
         tie_word_embeddings=tied,
+        architectures=["LlamaForCausalLM"],
     )
+    if not weights:
+        config.save_pretrained(folder)
+        return folder
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = LlamaForCausalLM(config)

@@ -60,7 +60,10 @@ class Engine:
         cache = self.config.cache_config
         self.cache_tokens = (cache.num_gpu_blocks or 0) * (cache.block_size or 1)
         self.context: int = self.config.model_config.max_model_len
-        self.sees = bool(self.config.model_config.supports_multimodal_inputs)
+        model = self.config.model_config
+        self.sees = bool(
+            getattr(model, "supports_multimodal_inputs", model.is_multimodal_model)
+        )  # the former is of 0.32
         fitting = max(1, self.cache_tokens // min(self.context, typical))
         self.slots: int = min(self.config.scheduler_config.max_num_seqs, fitting)
         plain = options.raw or getattr(self._tokenizer, "chat_template", "") is None
@@ -75,9 +78,9 @@ class Engine:
 
         Raises BackendError when it is the request that is wrong; anything else means that the engine is broken.
         """
-        from vllm.exceptions import VLLMServerError
         from vllm.inputs import tokens_input
         from vllm.lora.request import LoRARequest
+        from vllm.v1.engine.exceptions import EngineDeadError
 
         if any(message.images for message in request.messages):
             prompt = self._rendered(request.messages)
@@ -94,7 +97,7 @@ class Engine:
             lora = LoRARequest(str(adapter), place, self.adapters[str(adapter)])
         try:
             self._llm.add_request(name, prompt, sampling_params(request), lora_request=lora)
-        except VLLMServerError:
+        except EngineDeadError:
             raise
         except Exception as error:
             self._llm.abort_request([name])  # else it stays on the engine's books for ever

@@ -27,6 +27,7 @@ from genopt.types import BackendInfo
 
 TYPICAL = 1024  # tokens of a prompt and its answer: decides how many of them the KV cache is thought to hold
 _GIB = 2**30
+_IN_A_GRAPH = 512  # sequences: more are no CUDA graph; 640 took five times as long a step as 256 (benchmarks/README.md)
 _SURROUNDINGS = {
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # whether the engine has a process of its own is said when it is made
     "VLLM_WORKER_MULTIPROC_METHOD": "spawn",  # a fork of a process with threads may never wake up
@@ -158,7 +159,19 @@ def _defaults(on_cpu: bool, options: Options, model: str) -> dict[str, Any]:
             "max_num_seqs": 64,
             "kv_cache_memory_bytes": min(4 * _GIB, os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 4),
         }
+    elif _gpu_bytes() >= 70 * _GIB:
+        found["max_num_seqs"] = _IN_A_GRAPH
     return found
+
+
+def _gpu_bytes() -> int:
+    """The memory of the first GPU; 0 where vLLM cannot tell."""
+    from vllm.platforms import current_platform
+
+    try:
+        return int(current_platform.get_device_total_memory())
+    except Exception:  # NotImplementedError of other accelerators, or what their drivers raise
+        return 0
 
 
 def _rank(folder: str) -> int:
