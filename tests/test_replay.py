@@ -156,12 +156,12 @@ def test_configurations_of_a_pooled_table_draw_apart() -> None:
 
 def test_what_was_not_recorded_is_refused() -> None:
     async def ask(params: Mapping[str, Any], example: str) -> None:
-        backend = Replay(model="walks", options={"table": "walks"})
+        backend = Replay(model="mine", options={"table": "complete"})
         info = await backend.open()
         sent = {**info.defaults, **params}
         await backend.generate(Request((Message("user", "{}"),), sent, 1, example))
 
-    known = load("walks").examples[0]
+    known = load("complete").examples[0]
     asyncio.run(ask({}, known))
     with pytest.raises(BackendError, match="this configuration was not recorded"):
         asyncio.run(ask({"temperature": 0.41}, known))
@@ -170,7 +170,7 @@ def test_what_was_not_recorded_is_refused() -> None:
     with pytest.raises(SpecError, match="nowhere"):
         asyncio.run(Replay(model="x", options={"table": "nowhere"}).open())
     with pytest.raises(SpecError, match="Known: table"):
-        Replay(model="x", options={"tabel": "walks"})
+        Replay(model="x", options={"tabel": "complete"})
 
 
 def test_a_whole_study_with_a_switch_and_a_prompt_variant_runs_on_a_table(tmp_path: Path) -> None:
