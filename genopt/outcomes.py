@@ -66,7 +66,7 @@ def adjusted(session: Session, evaluation: Evaluation) -> tuple[float, float]:
 
 
 def outcome_of(session: Session, known: Known, evaluation: Evaluation) -> dict[str, Any]:
-    """What is kept with a finished trial; `estimate` (on the scale that the sampler is told) and `se`: see `adjusted`."""
+    """What is kept with a finished trial; `estimate` is on the scale that the sampler is told. See `adjusted`."""
     estimate = math.nan if evaluation.missing() > MAX_MISSING else adjusted(session, evaluation)[0]
     return kept(known, evaluation, session.plan.goal.sign * estimate)
 

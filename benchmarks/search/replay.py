@@ -79,6 +79,7 @@ class Replay:
             params={name: grid.DOMAINS[name] for name in names},
             defaults={name: today[name] for name in names},
             concurrency=SLOTS,
+            seeded=True,
         )
 
     async def generate(self, request: Request) -> Generation:

@@ -54,7 +54,7 @@ def _live(where: str, as_json: bool) -> None:
             }
             for each in found
         ]
-        click.echo(json.dumps(rows, ensure_ascii=False, indent=2))
+        click.echo(json_text(rows))
         return
     if not found:
         click.echo("nobody is at work")
