@@ -54,7 +54,7 @@ def _live(where: str, as_json: bool) -> None:
             }
             for each in found
         ]
-        click.echo(json_text(rows))
+        click.echo(json_text(rows, indent=2))
         return
     if not found:
         click.echo("nobody is at work")

@@ -152,7 +152,7 @@ def optimize(
         arguments = study_arguments(study, overrides, fork=fork, quiet=quiet, lease=lease, allow_outside=allow_outside)
         code, verdict = run_fleet(arguments, workers, storage=storage, say=_say)
         if verdict is not None:
-            click.echo(json_text(verdict) if as_json else verdict_text(verdict))
+            click.echo(json_text(verdict, indent=2) if as_json else verdict_text(verdict))
         return code
     end_with_parent()
     console = Console(sys.stderr, quiet=quiet)
