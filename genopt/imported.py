@@ -177,7 +177,7 @@ def _write(
                 {n: choices[n].labels[choices[n].values.index(value)] for n, value in settings.items()},
                 (mean,),
                 config={"key": config, "params": dict(settings)},
-                outcome=kept(known, evaluation, mean),
+                outcome=kept(known, evaluation, mean, se),
                 violations={},
             )
             store.write({"genopt_trial_rows": [{"trial_id": trial_id, "generation_id": row["id"]} for row in rows]})

@@ -13,7 +13,7 @@ from genopt.guards import at_worst
 from genopt.session import Known, Session
 from genopt.stats import mean_se
 from genopt.study import Asked
-from genopt.trial import MAX_MISSING, Evaluation, mean_of
+from genopt.trial import MAX_MISSING, Evaluation
 from genopt.types import Params
 
 
@@ -23,15 +23,14 @@ def known_of(session: Session, number: int | None, evaluation: Evaluation) -> Kn
     goal = session.plan.goal
     values = evaluation.utility()
     n = int(np.count_nonzero(~np.isnan(values)))
-    mean = mean_of(values)
-    estimate, se = adjusted(session, evaluation)
+    mean, se = mean_se(values)
     means = evaluation.means()
     violations = goal.violations(means)
     eligible = (
         all(violation <= 0 for violation in violations.values()) and evaluation.missing() <= MAX_MISSING and n > 0
     )
     stopped = len(evaluation.cells) < len(session.plan.tune)
-    worth = estimate if stopped else mean
+    worth = adjusted(session, evaluation)[0] if stopped else mean
     if evaluation.missing() > MAX_MISSING:
         worst = at_worst(evaluation, goal)
         worth, means = mean_se(worst.utility())[0], worst.means()
@@ -67,18 +66,23 @@ def adjusted(session: Session, evaluation: Evaluation) -> tuple[float, float]:
 
 def outcome_of(session: Session, known: Known, evaluation: Evaluation) -> dict[str, Any]:
     """What is kept with a finished trial; `estimate` is on the scale that the sampler is told. See `adjusted`."""
-    estimate = math.nan if evaluation.missing() > MAX_MISSING else adjusted(session, evaluation)[0]
-    return kept(known, evaluation, session.plan.goal.sign * estimate)
+    nothing = math.nan, math.nan
+    estimate, se = nothing if evaluation.missing() > MAX_MISSING else adjusted(session, evaluation)
+    return kept(known, evaluation, session.plan.goal.sign * estimate, se)
 
 
-def kept(known: Known, evaluation: Evaluation, estimate: float) -> dict[str, Any]:
-    """What is kept with a trial of this estimate. JSON knows no NaN, so an unknown number is null."""
+def kept(known: Known, evaluation: Evaluation, estimate: float, estimate_se: float) -> dict[str, Any]:
+    """What is kept with a trial of this estimate. JSON knows no NaN, so an unknown number is null.
+
+    `mean` and `se` are those of the scores alone, `estimate` and `estimate_se` what the sampler goes by.
+    """
     missing = evaluation.missing()
     outcome: dict[str, Any] = {
         "n": known.n,
         "mean": known.mean,
         "se": known.se,
         "estimate": estimate,
+        "estimate_se": estimate_se,
         "stopped_early": known.stopped_early,
         "eligible": known.eligible,
         "violations": dict(known.violations),

@@ -115,7 +115,7 @@ def test_a_stopped_trial_is_told_what_it_would_have_reached(tmp_path: Path) -> N
         assert trial.values is not None
         known[key] = [right[key, name] for name in ids[:n]]
         field = fit([known[other] for other in sorted(known) if other != key] + [known[key]], len(ids))
-        assert trial.outcome["se"] == pytest.approx(field.se[-1])
+        assert trial.outcome["estimate_se"] == pytest.approx(field.se[-1])
         assert trial.outcome["estimate"] == pytest.approx(field.raw[-1])
         assert trial.outcome["mean"] == pytest.approx(sum(known[key]) / n)
         if trial.outcome["stopped_early"]:

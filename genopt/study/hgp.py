@@ -67,7 +67,7 @@ def finished(trial: FrozenTrial, signs: Sequence[int], constraints: Sequence[str
     return Finished(
         trial.params,
         tuple(sign * value for sign, value in zip(signs, values, strict=True)),
-        max(_number(outcome.get("se")) or 0.0, 0.0),
+        max(_number(outcome.get("estimate_se", outcome.get("se"))) or 0.0, 0.0),
         max(_number(outcome.get("metrics", {}).get("completion_tokens")) or 0.0, 0.0),
         tuple(trial.constraints.get(name, 0.0) for name in constraints),
     )

@@ -47,7 +47,7 @@ def trial(answers: Mapping[str, Any], value: float | None, **rest: Any) -> optun
         ({}, 1, Finished(GREEDY, (0.5,))),
         ({"se": 0.1, "mean": 0.4}, 1, Finished(GREEDY, (0.5,), 0.1)),
         ({"estimate": 0.45, "se": 0.2}, 1, Finished(GREEDY, (0.45,), 0.2)),
-        ({"estimate": 0.45, "se": 0.2}, -1, Finished(GREEDY, (-0.45,), 0.2)),
+        ({"estimate": 0.45, "se": 0.3, "estimate_se": 0.2}, -1, Finished(GREEDY, (-0.45,), 0.2)),
         (
             {"estimate": None, "se": None, "metrics": {"completion_tokens": 80.0}},
             1,
