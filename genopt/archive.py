@@ -41,6 +41,8 @@ class Archive:
     workers: Sequence[Worker]
     id: int = 0
     spec: Mapping[str, Any] = field(default_factory=dict)
+    taken_up: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """config_key -> what a trial that was stopped early was worth once it had seen all examples as a finalist."""
 
     @property
     def goal(self) -> Goal:
@@ -62,19 +64,20 @@ class Archive:
             {
                 "number": trial.number,
                 "state": trial.state,
-                "stopped_early": bool(trial.outcome.get("stopped_early")),
+                "stopped_early": bool(outcome.get("stopped_early")),
                 "params": trial.config.get("params", {}),
                 "config_key": trial.config.get("key"),
-                "n": trial.outcome.get("n", 0),
-                "mean": trial.outcome.get("mean"),
-                "se": trial.outcome.get("se"),
+                "n": outcome.get("n", 0),
+                "mean": outcome.get("mean"),
+                "se": outcome.get("se"),
                 "value": trial.values[0] if trial.values else None,
-                "duplicate_of": trial.outcome.get("duplicate_of"),
-                "eligible": bool(trial.outcome.get("eligible", True)),
-                "baseline": bool(trial.outcome.get("baseline")),
-                "why": trial.outcome.get("why", ""),
+                "duplicate_of": outcome.get("duplicate_of"),
+                "eligible": bool(outcome.get("eligible", True)),
+                "baseline": bool(outcome.get("baseline")),
+                "why": outcome.get("why", ""),
             }
             for trial in self.trials
+            for outcome in [{**trial.outcome, **self.taken_up.get(str(trial.config.get("key")), {})}]
         ]
         if self.baseline and self.baseline.get("number") is None:
             outside = dict.fromkeys(("number", "mean", "se", "value", "duplicate_of"), None)
@@ -166,6 +169,7 @@ def load(where: str) -> Archive:
             workers=store.leases.workers(study.id),
             id=study.id,
             spec=study.attribute("spec") or {},
+            taken_up=study.attribute("taken_up") or {},
         )
     finally:
         store.close()

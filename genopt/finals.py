@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
+from typing import Any
 
 import numpy as np
 
@@ -17,7 +18,7 @@ from genopt import race
 from genopt.field import Field, fit
 from genopt.schedule import gather
 from genopt.session import Session
-from genopt.stats import minimum_detectable_effect
+from genopt.stats import mean_se, minimum_detectable_effect
 from genopt.trial import MAX_MISSING, Configuration, Evaluation
 
 LEVEL = 0.05  # the chance to beat the baseline below which a finalist is not measured further
@@ -111,6 +112,7 @@ async def choose_winner(session: Session, baseline: Evaluation) -> Candidate | N
         measure = partial(_further, session, upto)
         await by_model([arms[i].config for i in chosen if arms[i].config.key in upto], measure)
         await session.flush()
+    await _remember(session, arms)
     gains = [
         Candidate(
             arm.config.key,
@@ -124,6 +126,26 @@ async def choose_winner(session: Session, baseline: Evaluation) -> Candidate | N
     ]
     best = max(gains, key=lambda candidate: candidate.shrunken, default=None)
     return best if best is not None and best.shrunken > 0 else None
+
+
+async def _remember(session: Session, arms: Sequence[Evaluation]) -> None:
+    """Keep what those are worth that were stopped early and have seen the whole tune split since: a finished trial
+    cannot be changed."""
+    taken_up: dict[str, dict[str, Any]] = {}
+    for arm in arms:
+        known = session.known.get(arm.config.key)
+        if known is None or not known.stopped_early or len(arm.cells) < len(session.plan.tune):
+            continue
+        values = arm.utility()
+        mean, se = mean_se(values)
+        n = int(np.count_nonzero(~np.isnan(values)))
+        known = replace(known, n=n, mean=mean, se=se, eligible=_feasible(session, arm), stopped_early=False)
+        session.known[arm.config.key] = known
+        taken_up[arm.config.key] = {
+            name: getattr(known, name) for name in ("n", "mean", "se", "eligible", "stopped_early")
+        }
+    if taken_up:
+        await session.db(session.study.set_attribute, "taken_up", taken_up)
 
 
 async def _further(session: Session, upto: Mapping[str, int], config: Configuration) -> Evaluation:
