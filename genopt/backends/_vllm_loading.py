@@ -27,7 +27,7 @@ from genopt.types import BackendInfo
 
 TYPICAL = 1024  # tokens of a prompt and its answer: decides how many of them the KV cache is thought to hold
 _GIB = 2**30
-_IN_A_GRAPH = 512  # sequences: more are no CUDA graph; 640 took five times as long a step as 256 (benchmarks/README.md)
+_IN_A_GRAPH = 512  # sequences of vLLM's largest CUDA graph; a step of 640 was slow (benchmarks/README.md)
 _SURROUNDINGS = {
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # whether the engine has a process of its own is said when it is made
     "VLLM_WORKER_MULTIPROC_METHOD": "spawn",  # a fork of a process with threads may never wake up
