@@ -229,3 +229,22 @@ def test_intervals_are_students_and_clopper_pearsons() -> None:
     for hits in (0, 3, 20):
         exact = binomtest(hits, 20).proportion_ci(method="exact")
         assert (rate(hits, 20).low, rate(hits, 20).high) == pytest.approx((exact.low, exact.high))
+
+
+def test_the_tokens_to_a_quality_lie_between_the_budgets_around_it(tmp_path: Path) -> None:
+    from benchmarks.search.report import crossing, curves, summary
+
+    lines = [
+        {"table": "t", "policy": "p", "budget": share, "seed": seed, "regret": regret + seed, "optimism": 0.0}
+        | {"share": share, "tokens": 1000 * share, "claimed": False}
+        for share, regret in ((0.1, 4.0), (0.3, 2.0), (1.0, 0.0))
+        for seed in (-1, 1)
+    ]
+    path = tmp_path / "results.jsonl"
+    path.write_text("".join(json.dumps(line) + "\n" for line in [*lines, lines[0]]), encoding="utf-8")
+    at = curves(path)["t", "p"]
+    assert [len(found) for found in at.values()] == [2, 2, 2], "a study that stands twice counts once"
+    assert crossing(at, 3.0) == (pytest.approx(200), pytest.approx(0.2), False)
+    assert crossing(at, 5.0) == (pytest.approx(100), pytest.approx(0.1), True)
+    assert crossing(at, -0.1) is None
+    assert list(summary(curves(path), 0.3))[2].startswith("| p (2) | 2.00 ±12.71 / 0.00 ±0.00 |")

@@ -52,14 +52,15 @@ def summary(found: Curves, share: float) -> Iterator[str]:
     yield f"| at {share:.0%} | " + " | ".join(tables) + " |"
     yield "|---" * (1 + len(tables)) + "|"
     for policy in sorted({policy for _, policy in found}):
-        cells, seeds = [], 0
+        cells, seeds = [], []
         for table in tables:
             lines = found.get((table, policy), {}).get(share, [])
-            seeds = max(seeds, len(lines))
+            seeds += [len(lines)] if lines else []
             both = [plus_minus(figure(lines, name)) for name in ("regret", "optimism")] if lines else [""]
             cells.append(both[-1] if table == "flat" else " / ".join(both))
         if any(cells):
-            yield f"| {policy} ({seeds}) | " + " | ".join(cells) + " |"
+            count = f"{min(seeds)}" if min(seeds) == max(seeds) else f"{min(seeds)} to {max(seeds)}"
+            yield f"| {policy} ({count}) | " + " | ".join(cells) + " |"
 
 
 def plus_minus(found: Estimate) -> str:
@@ -96,8 +97,10 @@ def tokens_to(found: Curves) -> Iterator[str]:
             if reached is None:
                 yield f"| {table} | {wanted:.2f} | {policy} | not reached at {max(at):.0%} | | |"
             else:
-                tokens, share = reached
-                yield f"| {table} | {wanted:.2f} | {policy} | {tokens:,.0f} | {share:.1%} | {paid / tokens:.1f} |"
+                tokens, share, least = reached
+                sign = "at most " if least else ""
+                times = f"{'at least ' if least else ''}{paid / tokens:.1f}"
+                yield f"| {table} | {wanted:.2f} | {policy} | {sign}{tokens:,.0f} | {sign}{share:.1%} | {times} |"
 
 
 def false_claims(found: Curves) -> Iterator[str]:
@@ -111,17 +114,17 @@ def false_claims(found: Curves) -> Iterator[str]:
                 yield f"| {policy} | {share:.0%} | {len(lines)} | {hits} | {rate(hits, len(lines)).shown(3)} |"
 
 
-def crossing(at: Mapping[float, Lines], wanted: float) -> tuple[float, float] | None:
+def crossing(at: Mapping[float, Lines], wanted: float) -> tuple[float, float, bool] | None:
     """Tokens and calls (as a share) at which the mean regret first falls to `wanted`, between budgets by a straight
-    line; the smallest budget itself when it is there already."""
+    line; and whether that is the smallest budget, so that less may do."""
     before: tuple[float, float, float] | None = None
     for share in sorted(at):
         regret, tokens, calls = (figure(at[share], name).value for name in ("regret", "tokens", "share"))
         if regret <= wanted:
             if before is None:
-                return tokens, calls
-            part = (before[0] - wanted) / (before[0] - regret) if before[0] > regret else 1.0
-            return before[1] + part * (tokens - before[1]), before[2] + part * (calls - before[2])
+                return tokens, calls, True
+            part = (before[0] - wanted) / (before[0] - regret)
+            return before[1] + part * (tokens - before[1]), before[2] + part * (calls - before[2]), False
         before = (regret, tokens, calls)
     return None
 
