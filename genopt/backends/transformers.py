@@ -68,7 +68,7 @@ class TransformersBackend:
     model's own before any parameter, with choices over the tokens they allow.
 
     Options: device ("auto", "cuda", "cuda:1", "mps", "cpu"); dtype ("auto": float32 on a CPU, else the model's own);
-    batch_size (texts decoded at once, 64 on a CPU and 128 on a GPU); revision and trust_remote_code of the hub;
+    batch_size (texts decoded at once, 64 on a CPU and 256 on a GPU); revision and trust_remote_code of the hub;
     chat_template_kwargs; raw (no chat template: the messages' texts are concatenated); threads (of PyTorch, CPU).
     Raises SpecError for an option that does not exist or has the wrong type.
     """
@@ -174,7 +174,7 @@ class TransformersBackend:
         loaded = load(self._model, self._options)
         with quiet():
             warm_up(loaded)
-        size = self._options["batch_size"] or (64 if loaded.device.type == "cpu" else 128)
+        size = self._options["batch_size"] or (64 if loaded.device.type == "cpu" else 256)
         self._encode = functools.lru_cache(maxsize=4096)(loaded.encode)
         self._loaded, self._worker = loaded, Worker(loaded, size, self.tell)
         return BackendInfo(
