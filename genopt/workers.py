@@ -21,7 +21,8 @@ from genopt.trial import Configuration, Memory, Observer
 from genopt.types import Example, Phase
 from genopt.writer import Writer
 
-BLOCK = 8  # examples that are claimed together
+BLOCK = 8  # examples that are claimed together, at least
+BLOCKS = 64  # parts of a large dataset: what is stored is read again for each of them
 WARY = 0.75  # of a lease: after so much silence nothing new is begun, since others may soon take over
 SET = 5.0  # seconds by which a clock must leap to count as set
 
@@ -178,9 +179,11 @@ class Share:
         self._blocks: dict[str, list[int]] = {}
         self._block_of: list[str] = []
         self._config, self._examples, self._cells, self._observer = config, examples, cells, observer
+        self._size = max(BLOCK, -(-len(examples) // BLOCKS))  # the same for every worker
+        self._full: set[str] = set()
         for index, (position, replicate) in enumerate(cells):
             place = places.get(examples[position].id, position)
-            name = f"{phase} {config.key} {replicate} {place // BLOCK}"
+            name = f"{phase} {config.key} {replicate} {place // self._size}"
             self._block_of.append(name)
             self._blocks.setdefault(name, []).append(index)
 
@@ -222,11 +225,11 @@ class Share:
                 async def one(at: int, block: list[int] = block) -> Any:
                     return await observe(block[at])
 
-                await run_trial(len(block), one, window=min(window, BLOCK))
+                await run_trial(len(block), one, window=min(window, self._size))
                 await self._flush()
                 await self._give([name])
 
-        await run_all([lane] * max(1, window // BLOCK))
+        await run_all([lane] * max(1, window // self._size))
 
     async def _next(self) -> str | None:
         """The next block that is this worker's to make, None when all is stored."""
@@ -263,7 +266,9 @@ class Share:
         return all(key in row.scores for row in answers.chosen(rows) for key in keys)
 
     def _stored(self, name: str) -> bool:
-        return all(self._done(index) for index in self._blocks[name])
+        if name not in self._full and all(self._done(index) for index in self._blocks[name]):
+            self._full.add(name)
+        return name in self._full
 
     async def _give(self, names: Sequence[str]) -> None:
         self._mine -= set(names)
