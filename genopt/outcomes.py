@@ -66,9 +66,11 @@ def adjusted(session: Session, evaluation: Evaluation) -> tuple[float, float]:
 
 def outcome_of(session: Session, known: Known, evaluation: Evaluation) -> dict[str, Any]:
     """What is kept with a finished trial; `estimate` is on the scale that the sampler is told. See `adjusted`."""
-    nothing = math.nan, math.nan
-    estimate, se = nothing if evaluation.missing() > MAX_MISSING else adjusted(session, evaluation)
-    return kept(known, evaluation, session.plan.goal.sign * estimate, se)
+    plan, estimate, se = session.plan, math.nan, math.nan
+    asked_for = plan.spec.search.pruner != "none" or plan.sampler.name == "hgp"  # it looks at every trial so far
+    if asked_for and evaluation.missing() <= MAX_MISSING:
+        estimate, se = adjusted(session, evaluation)
+    return kept(known, evaluation, plan.goal.sign * estimate, se)
 
 
 def kept(known: Known, evaluation: Evaluation, estimate: float, estimate_se: float) -> dict[str, Any]:
