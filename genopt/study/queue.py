@@ -87,12 +87,12 @@ class Queue:
             begun = self._take(waiting)
             if begun is not None:
                 return begun
-        with self.reserved(PROPOSAL) as (number, trials):
+        with self.reserved(PROPOSAL, trials) as (number, trials):
             if not self._room(budget, trials, number):
                 return None
             if grid is None:
                 return self._begin({PROPOSAL: number}, {})
-            with self.reserved(POINT) as (index, _):
+            with self.reserved(POINT, trials) as (index, _):
                 answers = grid(index)
                 return None if answers is None else self._begin({PROPOSAL: number, POINT: index}, answers)
 
@@ -105,12 +105,15 @@ class Queue:
         return left
 
     @contextmanager
-    def reserved(self, what: str = PROPOSAL) -> Iterator[tuple[int, list[FrozenTrial]]]:
+    def reserved(
+        self, what: str = PROPOSAL, trials: list[FrozenTrial] | None = None
+    ) -> Iterator[tuple[int, list[FrozenTrial]]]:
         """The lowest number (of a proposal, or of a point) that no trial has and no worker takes, held while the block
-        runs; and the trials."""
+        runs; and the trials, read anew under the claim. `trials`: those read just before."""
         elsewhere: set[int] = set()
+        trials = self.trials() if trials is None else trials
         while True:
-            used = _used(what, self.trials()) | elsewhere
+            used = _used(what, trials) | elsewhere
             number = next(number for number in count() if number not in used)
             name = f"{what} {number}"
             if not self._claims.take(name):
