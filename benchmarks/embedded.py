@@ -1,10 +1,10 @@
 """python benchmarks/embedded.py [--peer PYTHON] [--runs 3]   CPU-seconds of the embedded engine, against two peers.
 
 12 configurations x 40 prompts x 64 tokens on the quickstart's model: all 480 requests at once, the same requests one by
-one, and llmsearch 0.1.0, which decodes one configuration at a time in padded
-batches: as shipped (a GridSearchCV with cv=2 and batches of 16, as its own examples have it), the same with its
-gc.collect calls off, and, as well as it can, with them off and no folds, the 40 prompts in one batch. llmsearch needs
-an environment of its own, whose Python is `--peer`:
+one, and llmsearch 0.1.0, which decodes one configuration at a time in padded batches: as shipped (a GridSearchCV with
+cv=2 and batches of 16, as its own examples have it), the same with its gc.collect calls off, and, as well as it can,
+with them off and no folds, the 40 prompts in one batch. llmsearch needs an environment of its own, whose Python is
+`--peer`:
 
     pip install llmsearch==0.1.0 transformers==4.41.2 "numpy<2" "pyarrow<20"
 

@@ -17,9 +17,12 @@ from genopt.trial import MAX_MISSING, Evaluation
 from genopt.types import Params
 
 
-def known_of(session: Session, number: int | None, evaluation: Evaluation) -> Known:
-    """What an evaluation is worth. Of a trial that was stopped early, the sampler is told what it would have reached on
-    all examples. Where more than MAX_MISSING could not be scored, it is the mean with what is missing at its worst."""
+def known_of(session: Session, number: int | None, evaluation: Evaluation, estimate: float) -> Known:
+    """What an evaluation is worth; `estimate` is that of `adjusted`.
+
+    Of a trial that was stopped early, the sampler is told what it would have reached on all examples. Where more than
+    MAX_MISSING could not be scored, it is the mean with what is missing at its worst.
+    """
     goal = session.plan.goal
     values = evaluation.utility()
     n = int(np.count_nonzero(~np.isnan(values)))
@@ -30,7 +33,7 @@ def known_of(session: Session, number: int | None, evaluation: Evaluation) -> Kn
         all(violation <= 0 for violation in violations.values()) and evaluation.missing() <= MAX_MISSING and n > 0
     )
     stopped = len(evaluation.cells) < len(session.plan.tune)
-    worth = adjusted(session, evaluation)[0] if stopped else mean
+    worth = estimate if stopped else mean
     if evaluation.missing() > MAX_MISSING:
         worst = at_worst(evaluation, goal)
         worth, means = mean_se(worst.utility())[0], worst.means()
@@ -39,9 +42,10 @@ def known_of(session: Session, number: int | None, evaluation: Evaluation) -> Kn
 
 async def tell(session: Session, asked: Asked, key: str, evaluation: Evaluation) -> None:
     """Finish a trial: remember it, tell the sampler, tell the listeners."""
-    known = known_of(session, asked.number, evaluation)
+    found = adjusted(session, evaluation)
+    known = known_of(session, asked.number, evaluation, found[0])
     before = session.best()
-    outcome = outcome_of(session, known, evaluation)
+    outcome = outcome_of(session, known, evaluation, found)
     values = known.values if all(math.isfinite(value) for value in known.values) else None
     await session.db(session.study.tell, asked, values, outcome=outcome, violations=known.violations)
     session.known[key] = known
@@ -54,23 +58,22 @@ async def tell(session: Session, asked: Asked, key: str, evaluation: Evaluation)
 def adjusted(session: Session, evaluation: Evaluation) -> tuple[float, float]:
     """The utility of a configuration as if it had seen the whole tune split, and its standard error.
 
-    Both by the model of all configurations and examples in `genopt.race`: the estimate is not shrunken, and the error
+    Both by the model of all configurations and examples in `genopt.field`: the estimate is not shrunken, and the error
     is what is the configuration's own in it: that of a comparison with the other configurations on the same examples,
-    in which the examples' difficulty has no part. It is above 0; (NaN, NaN) where nothing was scored.
+    in which the examples' difficulty has no part. It is above 0; (NaN, NaN) where nothing was scored, and where nobody
+    goes by it: the model looks at every trial so far.
     """
-    if np.isnan(evaluation.series()).all():
+    asked_for = session.plan.spec.search.pruner != "none" or session.plan.sampler.name == "hgp"
+    if not asked_for or np.isnan(evaluation.series()).all():
         return math.nan, math.nan
     field = standing(session, evaluation)[1]
     return float(field.raw[-1]), float(field.se[-1])
 
 
-def outcome_of(session: Session, known: Known, evaluation: Evaluation) -> dict[str, Any]:
-    """What is kept with a finished trial; `estimate` is on the scale that the sampler is told. See `adjusted`."""
-    plan, estimate, se = session.plan, math.nan, math.nan
-    asked_for = plan.spec.search.pruner != "none" or plan.sampler.name == "hgp"  # it looks at every trial so far
-    if asked_for and evaluation.missing() <= MAX_MISSING:
-        estimate, se = adjusted(session, evaluation)
-    return kept(known, evaluation, plan.goal.sign * estimate, se)
+def outcome_of(session: Session, known: Known, evaluation: Evaluation, found: tuple[float, float]) -> dict[str, Any]:
+    """What is kept with a finished trial; its estimate, `found` by `adjusted`, on the scale of the sampler."""
+    estimate, se = found if evaluation.missing() <= MAX_MISSING else (math.nan, math.nan)
+    return kept(known, evaluation, session.plan.goal.sign * estimate, se)
 
 
 def kept(known: Known, evaluation: Evaluation, estimate: float, estimate_se: float) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from genopt.confirm import shown
 from genopt.desk import Desk, Job
 from genopt.errors import BackendError
 from genopt.finals import standing
-from genopt.outcomes import announce, finite, known_of, outcome_of, tell
+from genopt.outcomes import adjusted, announce, finite, known_of, outcome_of, tell
 from genopt.racing import levels
 from genopt.schedule import run_study
 from genopt.session import Session
@@ -50,7 +50,8 @@ async def _enter_baseline(session: Session, config: Configuration, evaluation: E
     """Enter the baseline as a finished trial; Optuna is not told of one outside the space, which would shrink what its
     samplers model."""
     plan = session.plan
-    known = known_of(session, None, evaluation)
+    found = adjusted(session, evaluation)
+    known = known_of(session, None, evaluation, found[0])
     located = _locate(session, config)
     entered = session.known.get(config.key)  # as a trial, before this study was stopped
     number = entered.number if entered is not None else None
@@ -60,7 +61,7 @@ async def _enter_baseline(session: Session, config: Configuration, evaluation: E
             located,
             known.values,
             config={"key": config.key, "params": shown(config.params)},
-            outcome=outcome_of(session, known, evaluation) | {"baseline": True},
+            outcome=outcome_of(session, known, evaluation, found) | {"baseline": True},
             violations=known.violations,
         )
         await session.measure(config, trial_id=trial_id)
