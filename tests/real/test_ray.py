@@ -24,7 +24,7 @@ from genopt.spec import BackendSpec
 from genopt.testing import BackendContract, Scenario
 from genopt.types import Backend, BackendInfo, Generation, Message, Request
 from tests import tiny_models
-from tests.processes import write_study
+from tests.processes import ROOT, write_study
 from tests.studies import query
 from tests.toy import DEFAULTS
 
@@ -267,9 +267,9 @@ class TestStudy:
         ]
         file.write_text("\n".join(lines))
         command = [sys.executable, "-m", "genopt", "optimize", "study.toml", "--json"]
-        first = subprocess.Popen(
-            command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
-        )
+        environment = os.environ | {"PYTHONPATH": str(ROOT)}  # for the toy engine, here and in the actors
+        piped: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+        first = subprocess.Popen(command, cwd=tmp_path, env=environment, start_new_session=True, **piped)
         until = time.monotonic() + 60
         while len(logged(log)) < 60 and time.monotonic() < until and first.poll() is None:
             time.sleep(0.05)
@@ -278,7 +278,7 @@ class TestStudy:
         assert first.returncode == 75, err
         before = query(tmp_path, "SELECT count(*) FROM genopt_generations")[0][0]
         assert before >= 40 and out == ""
-        second = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False)
+        second = subprocess.run(command, cwd=tmp_path, env=environment, timeout=120, check=False, **piped)
         assert second.returncode == 0, second.stderr
         assert json.loads(second.stdout)["verdict"] in ("improved", "not shown", "worse")
         assert "engine 2 answers" in second.stderr
