@@ -115,7 +115,8 @@ class Leases:
         ]
 
     def claim(self, study_id: int, worker_id: str, names: Sequence[str]) -> dict[str, str]:
-        """Claim what nobody holds; who holds each of the names now."""
+        """Claim what nobody holds; who holds each of the names now. A name that its holder gave back in between is
+        missing."""
         if not names:
             return {}
         rows = [{"study_id": study_id, "name": name, "worker": worker_id} for name in sorted(names)]

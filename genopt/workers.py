@@ -75,7 +75,7 @@ class Crew:
         """Put the trials of a worker that is gone back into the queue, free what it claimed and end its lease."""
         who = None if worker is None else worker.id
         name = f"bury {who}"
-        if (await self._claim([name]))[name] != self.me.id:
+        if not await self.claim([name]):
             return
         try:
             for trial in await self._db(self._study.trials):
@@ -93,7 +93,7 @@ class Crew:
         """Only one worker at a time is inside; what the one before did is to be looked up there."""
         name = f"turn {name}"
         pause = 0.02
-        while (await self._claim([name]))[name] != self.me.id:
+        while not await self.claim([name]):
             await self.look()
             await asyncio.sleep(pause)
             pause = min(2 * pause, 0.5)
@@ -121,7 +121,8 @@ class Crew:
 
     async def claim(self, names: Sequence[str]) -> set[str]:
         """Which of the names are this worker's now."""
-        return {name for name, worker in (await self._claim(names)).items() if worker == self.me.id}
+        found: dict[str, str] = await self._db(self._leases.claim, self._study.id, self.me.id, names)
+        return {name for name, worker in found.items() if worker == self.me.id}
 
     async def held(self, names: Sequence[str]) -> set[str]:
         """Which of the names are claimed, by whomever."""
@@ -132,10 +133,6 @@ class Crew:
         """Give claims back."""
         if names:
             await self._db(self._leases.release, self._study.id, self.me.id, names)
-
-    async def _claim(self, names: Sequence[str]) -> dict[str, str]:
-        found: dict[str, str] = await self._db(self._leases.claim, self._study.id, self.me.id, names)
-        return found
 
 
 class _Held:

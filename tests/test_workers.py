@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import signal
 import sqlite3
 import subprocess
 import time
 from collections import Counter
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from genopt.cli._title import passwords
 from genopt.database import masked, with_driver
 from genopt.errors import StudyError
+from genopt.leases import Worker
 from genopt.migrations import upgrade
 from genopt.store import Store
+from genopt.workers import Crew
 from tests.processes import COMMAND, complete, finish, log, running, when, write_study
 from tests.studies import generations, query
 from tests.test_resume import requested
@@ -60,6 +65,36 @@ def test_two_workers_ask_for_nothing_twice(tmp_path: Path) -> None:
     assert min(paid)[0] > 0, "both worked"
     assert sum(count for (count,) in paid) == len(asked)
     assert len({row[0] for row in generations(tmp_path)}) <= 7
+
+
+def test_a_turn_given_back_at_the_moment_it_is_asked_for_is_asked_for_again() -> None:
+    answers: list[dict[str, str]] = [{}, {"turn looks": "other"}, {"turn looks": "me"}]
+
+    class Double:  # the row is gone between the claim that failed and the look at who holds it
+        id = 1
+
+        def share(self, claims: object) -> None: ...
+        def workers(self, study_id: int) -> list[Worker]:
+            return []
+
+        def claim(self, study_id: int, worker: str, names: list[str]) -> dict[str, str]:
+            return answers.pop(0)
+
+        def release(self, study_id: int, worker: str, names: list[str]) -> None:
+            given_back.extend(names)
+
+    async def run(action: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        return action(*args, **kwargs)
+
+    async def take() -> None:
+        double: Any = Double()
+        crew = Crew(run, double, double, Worker("me", "host", "1"), double, lambda _: None)
+        async with crew.turn("looks"):
+            assert not answers and not given_back
+
+    given_back: list[str] = []
+    asyncio.run(take())
+    assert given_back == ["turn looks"]
 
 
 def test_a_fleet_tells_its_workers_apart_and_stops_with_them(tmp_path: Path) -> None:
