@@ -273,11 +273,12 @@ class TestStudy:
         until = time.monotonic() + 60
         while len(logged(log)) < 60 and time.monotonic() < until and first.poll() is None:
             time.sleep(0.05)
+        asked = len(logged(log))
         first.send_signal(signal.SIGTERM)
         out, err = first.communicate(timeout=60)
         assert first.returncode == 75, err
         before = query(tmp_path, "SELECT count(*) FROM genopt_generations")[0][0]
-        assert before >= 40 and out == ""
+        assert before >= asked - 32 > 0 and out == ""  # all but those in flight
         second = subprocess.run(command, cwd=tmp_path, env=environment, timeout=120, check=False, **piped)
         assert second.returncode == 0, second.stderr
         assert json.loads(second.stdout)["verdict"] in ("improved", "not shown", "worse")
