@@ -59,5 +59,5 @@ def max_t(
 
 def _all_patterns(clusters: int) -> Iterator[Floats]:
     """Every pattern of -1 and +1, one a row."""
-    signs: Floats = 1.0 - 2.0 * (np.arange(2**clusters)[:, None] >> np.arange(clusters) & 1)
-    yield signs
+    negative = np.arange(2**clusters)[:, None] >> np.arange(clusters) & 1
+    yield (1 - 2 * negative).astype(np.float64)
