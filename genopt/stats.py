@@ -73,8 +73,8 @@ def paired(
     (Miller 2024, arXiv 2411.00640). When every cluster differs by the same amount the interval has no width; the
     p-value still knows how many clusters that were. ValueError: unequal lengths, infinite values, bad `level`.
     """
-    d = _differences(a, b)
-    codes = _cluster_codes(groups, d.size)
+    d = differences(a, b)
+    codes = cluster_codes(groups, d.size)
     kept = ~np.isnan(d)
     d, codes = d[kept], codes[kept]
     n = int(d.size)
@@ -88,7 +88,7 @@ def paired(
         se = math.sqrt(clusters / (clusters - 1) * float(np.sum((sums - difference * sizes) ** 2))) / n
     low, high = interval(difference, se, clusters, level)
     wins, losses = int((d > 0).sum()), int((d < 0).sum())
-    p_value = _sign_flip_p(sums, resamples, seed)
+    p_value = sign_flip_p(sums, resamples, seed)
     return PairedResult(n, clusters, difference, low, high, p_value, wins, n - wins - losses, losses, se, level)
 
 
@@ -230,7 +230,8 @@ def _finite(values: Any) -> Floats:
     return x
 
 
-def _differences(a: ArrayLike, b: ArrayLike) -> Floats:
+def differences(a: ArrayLike, b: ArrayLike) -> Floats:
+    """Example by example `a` minus `b`, exactly 0 where they differ by rounding, NaN where either is missing."""
     x, y = _finite(a), _finite(b)
     if x.shape != y.shape or x.ndim != 1:
         raise ValueError(f"paired values need two lists of one length, not {x.shape} and {y.shape}")
@@ -239,7 +240,7 @@ def _differences(a: ArrayLike, b: ArrayLike) -> Floats:
     return np.where(np.abs(d) <= TIE * scale, 0.0, d)  # a NaN compares false and stays
 
 
-def _cluster_codes(groups: Sequence[Hashable] | None, n: int) -> NDArray[np.intp]:
+def cluster_codes(groups: Sequence[Hashable] | None, n: int) -> NDArray[np.intp]:
     """A number from 0 for each example's cluster; None is nobody else's cluster."""
     if groups is None:
         return np.arange(n, dtype=np.intp)
@@ -262,7 +263,7 @@ def _t_quantile(p: float, df: int) -> float:
     return float(stdtrit(df, p))
 
 
-def _sign_patterns(clusters: int, resamples: int, seed: int) -> Iterator[Floats]:
+def sign_patterns(clusters: int, resamples: int, seed: int) -> Iterator[Floats]:
     """Blocks of rows of -1 and +1, `resamples` rows in all, at most about 16 MB at a time."""
     rng = np.random.default_rng(seed)
     block = max(1, 2_000_000 // max(1, clusters))
@@ -271,7 +272,7 @@ def _sign_patterns(clusters: int, resamples: int, seed: int) -> Iterator[Floats]
         yield rng.integers(0, 2, size=(rows, clusters), dtype=np.int8).astype(np.float64) * 2 - 1
 
 
-def _sign_flip_p(sums: Floats, resamples: int, seed: int) -> float:
+def sign_flip_p(sums: Floats, resamples: int, seed: int) -> float:
     """Two-sided p of the total of `sums` when each one's sign is a fair coin; zeros cannot change it."""
     sums = sums[sums != 0]
     reach = abs(float(sums.sum())) - TIE * float(np.abs(sums).sum())
@@ -281,7 +282,7 @@ def _sign_flip_p(sums: Floats, resamples: int, seed: int) -> float:
         left, right = _all_sums(sums[: sums.size // 2]), np.sort(_all_sums(sums[sums.size // 2 :]))
         upper = right.size * left.size - int(np.searchsorted(right, reach - left, side="left").sum())
         return 2 * upper / 2.0**sums.size
-    count = sum(int((np.abs(signs @ sums) >= reach).sum()) for signs in _sign_patterns(sums.size, resamples, seed))
+    count = sum(int((np.abs(signs @ sums) >= reach).sum()) for signs in sign_patterns(sums.size, resamples, seed))
     return (count + 1) / (resamples + 1)
 
 
