@@ -102,8 +102,7 @@ def fit(scores: Sequence[Sequence[float] | Floats], n_examples: int) -> Field:
 
     column = w.sum(axis=0)
     inverse = np.divide(1.0, column, out=np.zeros_like(column), where=column > 0)
-    matrix = np.diag(precision + weight) - (w * inverse) @ w.T
-    covariance = np.linalg.inv(matrix)
+    covariance = _inverse(precision + weight, w, column)
     right = (w * y).sum(axis=1) - (w * inverse) @ (w * y).sum(axis=0)
     # Eases are free, so only differences are told by the data; the prior's centre is the median of the arms.
     worth = covariance @ right
@@ -119,13 +118,41 @@ def fit(scores: Sequence[Sequence[float] | Floats], n_examples: int) -> Field:
     )
 
 
+def _inverse(diagonal: Floats, w: Floats, column: Floats) -> Floats:
+    """The inverse of diag(diagonal) - w diag(1 / column) w', where `column` is what w's columns sum to: by the smaller
+    of the two systems of equations, the arms' or the examples' (Woodbury's identity)."""
+    w = w[:, column > 0]
+    column = column[column > 0]
+    if len(diagonal) <= len(column):
+        return np.asarray(np.linalg.inv(np.diag(diagonal) - (w / column) @ w.T), dtype=np.float64)
+    scaled = w / diagonal[:, None]
+    return scaled @ np.linalg.solve(np.diag(column) - w.T @ scaled, scaled.T) + np.diag(1 / diagonal)
+
+
 def _additive(y: Floats, w: Floats) -> tuple[Floats, Floats]:
     """Weighted least squares arm effects (median 0) and example eases; a ridge holds what nothing connects."""
     own, column = w.sum(axis=1), w.sum(axis=0)
     inverse = np.divide(1.0, column, out=np.zeros_like(column), where=column > 0)
-    matrix = np.diag(own) - (w * inverse) @ w.T
-    scale = float(own.max())
-    matrix += np.eye(len(own)) * 1e-9 * scale + scale / len(own) ** 2 * 1e-3  # the free constant
-    arm = np.linalg.solve(matrix, (w * y).sum(axis=1) - (w * inverse) @ (w * y).sum(axis=0))
-    arm = np.where(own > 0, arm - np.median(arm[own > 0]), 0.0)
+    measured = own > 0
+    arm = np.zeros(len(own))
+    arm[measured] = _effects(y[measured], w[measured], own[measured], inverse)
     return arm, (w * (y - arm[:, None])).sum(axis=0) * inverse
+
+
+def _effects(y: Floats, w: Floats, own: Floats, inverse: Floats) -> Floats:
+    """The arms' part of the equations, solved by way of the examples where these are fewer."""
+    arms, scale = len(own), float(own.max())
+    ridge, free = 1e-9 * scale, scale / arms**2 * 1e-3  # the free constant
+    right = (w * y).sum(axis=1) - (w * inverse) @ (w * y).sum(axis=0)
+    if arms <= w.shape[1]:
+        matrix = np.diag(own) - (w * inverse) @ w.T
+        matrix += np.eye(arms) * ridge + free
+        arm = np.linalg.solve(matrix, right)
+    else:
+        factors = np.column_stack([w * np.sqrt(inverse), np.full(arms, math.sqrt(free))])
+        signs = np.append(np.full(w.shape[1], -1.0), 1.0)
+        scaled = factors / (own + ridge)[:, None]
+        inner = np.diag(signs) + factors.T @ scaled
+        arm = right / (own + ridge) - scaled @ np.linalg.solve(inner, scaled.T @ right)
+    effects: Floats = arm - np.median(arm)
+    return effects

@@ -102,7 +102,8 @@ async def search(session: Session) -> None:
 
     async def evaluate(job: Job) -> None:
         n = len(plan.tune)
-        rungs = race.looks(race.first_look(standing(session)[1], n), n)
+        field = standing(session)[1] if spec.search.pruner != "none" else None
+        rungs = race.looks(race.first_look(field, n), n)
         try:
             evaluation = await session.measure(
                 job.config, trial_id=job.asked.trial_id, window=window, rungs=rungs, decide=_judge(session, job, rungs)

@@ -270,10 +270,10 @@ class Session:
             (self.evaluations if len(found) >= len(examples) else self.parked)[config.key] = evaluation
         return evaluation
 
-    async def memory(self, config: Configuration, phase: Phase) -> Memory:
-        """The stored rows of a configuration, by (example id, sample); those they may be cuts of are recalled, too."""
+    async def memory(self, config: Configuration, phase: Phase, of: Sequence[str] | None = None) -> Memory:
+        """A configuration's stored rows (`of` some examples), by (id, sample); what they may be cut of is recalled."""
         await self.observer.harvest.recall(config.kin, phase, partial(self.db, self.store.donors, self.study.id))
-        rows = await self.db(self.store.rows, self.study.id, config.key, phase)
+        rows = await self.db(self.store.rows, self.study.id, config.key, phase, of)
         return {(row.example_id, row.sample): row for row in rows}
 
     def elapsed(self) -> float:

@@ -73,10 +73,12 @@ class Store:
             if self.worker:
                 self.kept = renew(connection, self.worker, _cost(rows.get(generations.name, ()))) and self.kept
 
-    def rows(self, study_id: int, config_key: str, phase: Phase) -> list[Row]:
-        """Every stored generation of a configuration, with its scores."""
+    def rows(self, study_id: int, config_key: str, phase: Phase, of: Sequence[str] | None = None) -> list[Row]:
+        """Every stored generation of a configuration, with its scores; or only those `of` some examples."""
         c = generations.c
-        return [row for *_, row in self._stored(c.study_id == study_id, c.config_key == config_key, c.phase == phase)]
+        wanted = [c.study_id == study_id, c.config_key == config_key, c.phase == phase]
+        wanted += [] if of is None else [c.example_id.in_(of)]
+        return [row for *_, row in self._stored(*wanted)]
 
     def donors(self, study_id: int, kin: str, phase: Phase) -> list[Donor]:
         """The generated texts of a family of configurations, which others may be cuts of."""

@@ -62,14 +62,20 @@ class Evaluation:
     config: Configuration
     examples: Sequence[Example]
     cells: dict[tuple[int, int], Observation] = field(default_factory=dict)
+    _series: tuple[Any, int, NDArray[np.float64]] | None = field(default=None, init=False, repr=False, compare=False)
 
     def utility(self, n: int | None = None) -> NDArray[np.float64]:
         """Mean utility over the replicates of each of the first `n` examples; NaN where nothing is known."""
         return self._means(lambda cell: cell.utility, n)
 
     def series(self) -> NDArray[np.float64]:
-        """Every utility in the order of measuring: the examples once, then their replicates."""
-        return np.array([cell.utility for cell in self.cells.values()], dtype=np.float64)
+        """Every utility in the order of measuring: the examples once, then their replicates. Made once for the cells
+        there are: a search goes by all of them at every look."""
+        if self._series is None or self._series[0] is not self.cells or self._series[1] != len(self.cells):
+            values = np.array([cell.utility for cell in self.cells.values()], dtype=np.float64)
+            values.setflags(write=False)
+            self._series = (self.cells, len(self.cells), values)
+        return self._series[2]
 
     def metric(self, name: str) -> NDArray[np.float64]:
         return self._means(lambda cell: cell.metrics.get(name, math.nan), None)
@@ -94,7 +100,7 @@ class Evaluation:
         """Fraction of observations without a utility."""
         if not self.cells:
             return 0.0
-        return sum(math.isnan(cell.utility) for cell in self.cells.values()) / len(self.cells)
+        return float(np.isnan(self.series()).mean())
 
 
 def mean_of(values: NDArray[np.float64]) -> float:

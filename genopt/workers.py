@@ -22,7 +22,7 @@ from genopt.types import Example, Phase
 from genopt.writer import Writer
 
 BLOCK = 8  # examples that are claimed together, at least
-BLOCKS = 64  # parts of a large dataset: what is stored is read again for each of them
+BLOCKS = 64  # parts of a large dataset: each is claimed, and read, by itself
 WARY = 0.75  # of a lease: after so much silence nothing new is begun, since others may soon take over
 SET = 5.0  # seconds by which a clock must leap to count as set
 
@@ -165,7 +165,7 @@ class Share:
         cells: Sequence[tuple[int, int]],
         *,
         places: dict[str, int],
-        read: Callable[[], Awaitable[Memory]],
+        read: Callable[[Sequence[str] | None], Awaitable[Memory]],
         flush: Callable[[], Awaitable[None]],
     ) -> None:
         self.memory: Memory = {}
@@ -189,9 +189,10 @@ class Share:
         self._mine |= await self._crew.claim(list(self._blocks))
         await self.refresh()
 
-    async def refresh(self) -> None:
-        """Read what is stored by now."""
-        for place, row in (await self._read()).items():
+    async def refresh(self, name: str | None = None) -> None:
+        """Read what is stored by now: of the examples of a block, or of all."""
+        block = None if name is None else {self._examples[self._cells[index][0]].id for index in self._blocks[name]}
+        for place, row in (await self._read(None if block is None else sorted(block))).items():
             known = self.memory.setdefault(place, row)
             for key, score in row.scores.items():
                 known.scores.setdefault(key, score)
@@ -206,7 +207,7 @@ class Share:
                 if name not in self._mine and not self._done(index):
                     await self._crew.look()
                     self._mine |= await self._crew.claim([name])
-                    await self.refresh()
+                    await self.refresh(name)
             if name not in self._mine and not self._done(index):
                 await asyncio.sleep(pause)
                 pause = min(2 * pause, 0.5)
@@ -244,7 +245,7 @@ class Share:
                     pause = min(2 * pause, 0.5)
                     await self.refresh()
                 elif await self._crew.claim([free]):
-                    await self.refresh()
+                    await self.refresh(free)
                     if not self._stored(free):
                         self._mine.add(free)
                         return free

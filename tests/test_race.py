@@ -7,7 +7,7 @@ import pytest
 from numpy.typing import NDArray
 
 from genopt import race
-from genopt.field import Field, fit
+from genopt.field import Field, _additive, _inverse, fit
 from genopt.racing import levels
 
 Floats = NDArray[np.float64]
@@ -31,6 +31,27 @@ def test_the_field_of_complete_balanced_scores_is_plain_arithmetic() -> None:
     pulled = field.worth - np.median(field.worth)
     top = np.argmax(scores.mean(axis=1))
     assert 0 <= pulled[top] < 0.5 * (field.raw[top] - np.median(field.raw)), "luck alone is pulled back"
+
+
+@pytest.mark.parametrize("lengths", [(12, 24, 48), (48,), (0, 12, 100)])
+def test_many_arms_are_reckoned_by_way_of_the_examples(lengths: tuple[int, ...]) -> None:
+    """With more arms than examples another system of equations is solved: that of all arms gives the same numbers."""
+    rng = np.random.default_rng(3)
+    ease, worth = rng.normal(0, 0.3, 48), rng.normal(0, 0.1, 90)
+    scores = [np.resize(ease, lengths[k % len(lengths)]) + w for k, w in enumerate(worth)]
+    scores = [own + rng.normal(0, 0.2, len(own)) for own in scores]
+    w = np.array([[1.0 if at < len(own) else 0.0 for at in range(48)] for own in scores])
+    diagonal = rng.uniform(1, 9, 90) + w.sum(axis=1)
+    column = w.sum(axis=0)
+    direct = np.linalg.inv(np.diag(diagonal) - (w / column) @ w.T)
+    assert _inverse(diagonal, w, column) == pytest.approx(direct, rel=1e-9, abs=1e-12)
+    y = np.array([np.pad(own[:48], (0, max(0, 48 - len(own)))) for own in scores])
+    arm, _ = _additive(y, w)
+    seen = w.sum(axis=1) > 0
+    normal = np.diag(w.sum(axis=1)) - (w / column) @ w.T
+    right = (w * y).sum(axis=1) - (w / column) @ (w * y).sum(axis=0)
+    assert normal @ arm == pytest.approx(right, abs=1e-6), "the normal equations of the additive model hold"
+    assert np.median(arm[seen]) == pytest.approx(0) and (arm[~seen] == 0).all()
 
 
 def test_an_arm_that_saw_easy_examples_is_not_better_for_it() -> None:

@@ -190,8 +190,11 @@ def test_two_processes_work_on_one_study_at_once(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("after", [0, 1, 2])
-def test_a_trial_that_was_being_drawn_is_drawn_again_as_it_would_have_been(tmp_path: Path, after: int) -> None:
-    """Killed after so many of its three parameters."""
+@pytest.mark.parametrize("queued", [False, True])
+def test_a_trial_that_was_being_drawn_is_drawn_again_as_it_would_have_been(
+    tmp_path: Path, after: int, queued: bool
+) -> None:
+    """Killed after so many of its three parameters: a new one was not there yet, one from the queue is begun anew."""
 
     class Killed(BaseException):
         pass
@@ -200,6 +203,8 @@ def test_a_trial_that_was_being_drawn_is_drawn_again_as_it_would_have_been(tmp_p
         table = study(tmp_path, name=name)
         space = build_space(make_study(table, folder=tmp_path).space, tmp_path)
         made = open_study(table["storage"], name, space, seed=1, sampler="random", worker=name)
+        if queued:
+            made.enqueue({"top_p": 0.75})
         sample = SearchSpace.sample
 
         def dies(space: SearchSpace, suggest: Any) -> Any:
@@ -216,6 +221,7 @@ def test_a_trial_that_was_being_drawn_is_drawn_again_as_it_would_have_been(tmp_p
             with pytest.MonkeyPatch.context() as patch, pytest.raises(Killed):
                 patch.setattr(SearchSpace, "sample", dies)
                 made.ask(str)
+            assert len(made.trials()) == queued
             made.release_all("killed")
         asked = made.ask(str)
         made.close()
@@ -223,7 +229,7 @@ def test_a_trial_that_was_being_drawn_is_drawn_again_as_it_would_have_been(tmp_p
         return asked
 
     undisturbed, again = drawn("calm", False), drawn("torn", True)
-    assert (undisturbed.number, again.number) == (0, 1)
+    assert (undisturbed.number, again.number) == (0, int(queued))
     assert again.proposal == undisturbed.proposal == 0
     assert again.params == undisturbed.params
     assert set(again.params) == {"top_p", "decoding", "temperature"}

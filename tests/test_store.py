@@ -82,6 +82,11 @@ def test_rows_are_those_of_one_study_configuration_and_phase(store: Store) -> No
     }
     assert len(store.rows(1, KEY, "confirm")) == len(store.rows(2, KEY, "tune")) == 1
     assert store.rows(3, KEY, "tune") == []
+    assert {(found.example_id, found.sample) for found in store.rows(1, KEY, "tune", of=["r1", "r3"])} == {
+        ("r1", 0),
+        ("r1", 1),
+    }
+    assert store.rows(1, KEY, "tune", of=[]) == []
 
 
 def test_a_row_that_exists_is_left_as_it_is(store: Store) -> None:

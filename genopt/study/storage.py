@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
+from typing import Any
+
 import optuna
 import sqlalchemy as sa
+from optuna.distributions import distribution_to_json
 from optuna.storages import RDBStorage, get_storage
 from optuna.storages._cached_storage import _CachedStorage
+from optuna.storages._rdb import models
+from optuna.trial import FrozenTrial
 
 from genopt.database import URL_HINT, engine_options, made_together, masked, reason, refusal, tune_sqlite, with_driver
 from genopt.errors import StudyError
@@ -18,7 +25,7 @@ def open_storage(url: str, *, create: bool = True) -> tuple[_CachedStorage, RDBS
     url = with_driver(url)
     try:
         _refuse_strangers(url, create=create)
-        storage = made_together(lambda: RDBStorage(url, engine_kwargs=engine_options(url)))
+        storage = made_together(lambda: _Storage(url, engine_kwargs=engine_options(url)))
     except (sa.exc.ArgumentError, ModuleNotFoundError, ValueError) as error:
         raise StudyError(f"storage: {masked(url)} cannot be used ({refusal(error)})", hint=URL_HINT) from None
     except (sa.exc.SQLAlchemyError, ImportError, RuntimeError, OSError) as error:
@@ -30,6 +37,55 @@ def open_storage(url: str, *, create: bool = True) -> tuple[_CachedStorage, RDBS
     cached = get_storage(storage)
     assert isinstance(cached, _CachedStorage)
     return cached, storage
+
+
+class _Storage(RDBStorage):
+    """Optuna's tables, in which a new trial's parts are inserted together.
+
+    Optuna reads the trial before each part, and for each parameter another trial's, to see that their distributions
+    agree: nobody knows this trial yet, and of one study all trials have one space.
+    """
+
+    def _get_prepared_new_trial(self, study_id: int, template_trial: FrozenTrial | None, session: Any) -> Any:
+        if template_trial is None or template_trial.values is not None or template_trial.intermediate_values:
+            return super()._get_prepared_new_trial(study_id, template_trial, session)
+        trial = models.TrialModel(
+            study_id=study_id,
+            number=None,
+            state=template_trial.state,
+            datetime_start=template_trial.datetime_start,
+            datetime_complete=template_trial.datetime_complete,
+        )
+        session.add(trial)
+        session.flush()
+        own = {"trial_id": trial.trial_id}
+        params = [(name, template_trial.distributions[name], value) for name, value in template_trial.params.items()]
+        parts: dict[Any, list[dict[str, Any]]] = {
+            models.TrialParamModel: [
+                {"param_name": name, "param_value": d.to_internal_repr(v), "distribution_json": distribution_to_json(d)}
+                for name, d, v in params
+            ],
+            models.TrialUserAttributeModel: _attributes(template_trial.user_attrs),
+            models.TrialSystemAttributeModel: _attributes(template_trial.system_attrs),
+        }
+        for model, rows in parts.items():
+            if rows:
+                session.execute(sa.insert(model), [own | row for row in rows])
+        trial.number = trial.count_past_trials(session)
+        return trial
+
+
+def _attributes(found: Mapping[str, Any]) -> list[dict[str, Any]]:
+    return [{"key": key, "value_json": json.dumps(value)} for key, value in found.items()]
+
+
+def create(study: optuna.Study, trial: FrozenTrial) -> tuple[int, int]:
+    """Store a trial as it is, in one transaction; its number and its id."""
+    storage = study._storage
+    trial_id = storage.create_new_trial(study._study_id, template_trial=trial)
+    if isinstance(storage, _CachedStorage):  # knows it, where asking would read the whole trial
+        return storage._trial_id_to_study_id_and_number[trial_id][1], trial_id
+    return storage.get_trial(trial_id).number, trial_id
 
 
 def _refuse_strangers(url: str, *, create: bool) -> None:

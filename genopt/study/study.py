@@ -17,12 +17,14 @@ from typing import Any
 
 import optuna
 from optuna.study import StudyDirection
+from optuna.study._constrained_optimization import _CONSTRAINTS_KEY
 from optuna.trial import FrozenTrial, TrialState
 
-from genopt.database import masked, passing
+from genopt.database import masked
 from genopt.errors import StudyError
 from genopt.geometry import Live
 from genopt.space import SearchSpace
+from genopt.study.draft import Draft
 from genopt.study.hgp import distribution
 from genopt.study.queue import RETRY, Alone, Budget, Claims, Queue, proposal_of
 from genopt.study.samplers import PROPOSAL, SeededSampler, maker
@@ -48,7 +50,6 @@ class Asked:
     trial_id: int
     proposal: int
     params: Mapping[str, ParamValue]
-    handle: optuna.Trial = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,21 +152,18 @@ class Study:
         Trials that wait in the queue come first, those of other workers too. Beyond the budget nothing new is proposed:
         only what was asked before and not finished is asked again.
         """
+
+        def draw(draft: Draft) -> None:
+            draft.params = self._space.sample(lambda path, dimension: draft.answer(path, distribution(dimension)))
+            config = {"key": key_of(draft.params), "params": draft.params, "worker": self._worker}
+            draft.trial.user_attrs["config"] = json.loads(json.dumps(config))
+
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            trial = self._queue.next(budget or Budget(), self._point if self._grid is not None else None)
-            if trial is None:
-                return None
-            try:
-                params = self._space.sample(lambda path, dimension: trial._suggest(path, distribution(dimension)))
-            except Exception as error:
-                if not passing(error):
-                    self._study.tell(trial.number, state=TrialState.FAIL)
-                raise
-        proposal = int(trial.user_attrs.get(PROPOSAL, trial.number))
-        config = {"key": key_of(params), "params": params, "worker": self._worker}
-        trial.set_user_attr("config", json.loads(json.dumps(config)))
-        return Asked(trial.number, trial._trial_id, proposal, params, trial)
+            draft = self._queue.next(budget or Budget(), self._point if self._grid is not None else None, draw)
+        if draft is None:
+            return None
+        return Asked(draft.trial.number, draft.trial._trial_id, proposal_of(draft.trial), draft.params)
 
     def _point(self, index: int) -> dict[str, ParamValue] | None:
         """The grid's point number `index`, None beyond its last."""
@@ -175,7 +173,7 @@ class Study:
         """The running mean after `step` examples, for the dashboard's curves (single objective only)."""
         if math.isfinite(value) and len(self._study.directions) == 1:
             with contextlib.suppress(optuna.exceptions.UpdateFinishedTrialError):  # others took this worker for dead
-                asked.handle.report(value, step)
+                self._study._storage.set_trial_intermediate_value(asked.trial_id, step, value)
 
     def tell(
         self,
@@ -194,11 +192,12 @@ class Study:
         """
         told = values is not None and all(math.isfinite(value) for value in values)
         state = TrialState.COMPLETE if told else TrialState.FAIL
+        storage = self._study._storage
         try:
             for name, violation in (violations or {}).items():
-                asked.handle.set_constraint(name, min(violation, 1e9))
-            asked.handle.set_user_attr("outcome", dict(outcome))
-            self._study._storage.set_trial_state_values(asked.trial_id, state, values if told else None)
+                storage.set_trial_system_attr(asked.trial_id, f"{_CONSTRAINTS_KEY}:{name}", min(violation, 1e9))
+            storage.set_trial_user_attr(asked.trial_id, "outcome", dict(outcome))
+            storage.set_trial_state_values(asked.trial_id, state, values if told else None)
         except optuna.exceptions.UpdateFinishedTrialError:
             return False
         return True
