@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 
 from genopt.database import Patience
 from genopt.events import Listener, Note, Stage
-from genopt.leases import LEASE, Spent, Worker
+from genopt.leases import LEASE, Spent, Worker, worked
 from genopt.liveness import as_worker
 from genopt.meter import Meter
 from genopt.plan import Plan
@@ -177,9 +177,13 @@ class Session:
         (self.evaluations if whole else self.parked)[key] = evaluation
 
     def _count(self, workers: Sequence[Worker]) -> None:
-        """Put on the meter what others have paid since it was last looked up, and their hours on the clock."""
+        """Put on the meter what others have paid since it was last looked up, and on the clock when they worked without
+        this one: hours are the study's, however many share them."""
         others = [worker for worker in workers if worker.id != self.worker.id]
-        self.elapsed_before = sum(max(0.0, worker.heartbeat - worker.started) for worker in others)
+        me = next((worker for worker in workers if worker.id == self.worker.id), None)
+        if me is not None:
+            own, now = time.monotonic() - self.started, me.heartbeat + me.age
+            self.elapsed_before = worked([(now - own, now), *(worker.span for worker in others)]) - own
         paid = sum((worker.paid for worker in others), Spent())
         new, self._paid = paid - self._paid, paid
         self.meter.search_generations += new.search_generations
@@ -281,7 +285,7 @@ class Session:
         return {(row.example_id, row.sample): row for row in rows}
 
     def elapsed(self) -> float:
-        """Seconds that workers have spent on this study, this one included."""
+        """Seconds in which anybody worked on this study, until now."""
         return self.elapsed_before + time.monotonic() - self.started
 
     def enter(self, stage: Stage, detail: str = "", planned: int = 0) -> None:
