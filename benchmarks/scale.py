@@ -227,9 +227,11 @@ async def fill(plan: Plan, trials: int) -> None:
     try:
         await session.open()
         await check_unchanged(session)
+        await session.start()
+        await measure_baseline(session)
         draw = random.Random(7)
-        configs = [plan.baseline()]
-        while len(configs) < trials:
+        configs: list[Configuration] = []
+        while len(configs) < trials - 1:
             configs.append(plan.configure({"temperature": draw.uniform(0.1, 1.5), "top_p": draw.uniform(0.5, 1.0)}))
         for config in configs:
             evaluation, rows = filled(session, config)
@@ -274,7 +276,8 @@ def filled(session: Session, config: Configuration) -> tuple[Evaluation, dict[st
 
 
 async def opened(plan: Plan, trials: int) -> dict[str, float]:
-    """Seconds to open a study that is there until everything of it is known, and to ask for the next trial."""
+    """Seconds to open a study that is there until it can be searched on, to ask for the next trial, and to have all
+    scores at hand, which comes before that trial's first request."""
     session = Session(plan, silence)
     try:
         began = time.perf_counter()
@@ -285,8 +288,10 @@ async def opened(plan: Plan, trials: int) -> dict[str, float]:
         ready = time.perf_counter()
         asked = await session.ask(Budget(trials + 10), [])
         done = time.perf_counter()
+        await session.recall()
+        recalled = time.perf_counter()
         assert asked is not None and len(session.evaluations) == trials and not session.meter.here
-        return {"opening": ready - began, "ask": done - ready}
+        return {"opening": ready - began, "ask": done - ready, "all scores": recalled - done}
     finally:
         await session.close()
 
@@ -304,7 +309,7 @@ def large(server: Postgres, trials: int, examples: int, runs: int) -> dict[str, 
 
 
 async def work_on(url: str, trials: int, examples: int, *, filling: bool) -> None:
-    plan = await prepare(make_study(table(url, examples, trials=trials + 10), folder=HERE))
+    plan = await prepare(make_study(table(url, examples, trials=trials + 10, service=0.0), folder=HERE))
     try:
         if filling:
             await fill(plan, trials)
@@ -336,10 +341,12 @@ def main() -> None:
         return
     with Postgres() as server:
         if args.command == "large":
-            print("| trials | observations | filled in s | opening s | ask s |\n|---|---|---|---|---|")
+            print(
+                "| trials | observations | filled in s | opening s | ask s | all scores s |\n|---|---|---|---|---|---|"
+            )
             for examples in args.examples:
                 found = large(server, args.trials, examples, args.runs)
-                times = " | ".join(f"{found[name]:.2f}" for name in ("filled in", "opening", "ask"))
+                times = " | ".join(f"{found[name]:.2f}" for name in ("filled in", "opening", "ask", "all scores"))
                 print(f"| {found['trials']:,} | {found['observations']:,} | {times} |", flush=True)
             return
         paces = []

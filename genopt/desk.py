@@ -87,6 +87,8 @@ class Desk:
         session = self.session
         while True:
             await session.learn()
+            if session.plan.spec.search.stop_when is not None:
+                await session.recall()
             if why := enough(session):
                 self.reason = self.reason or why
                 return None

@@ -15,10 +15,10 @@ from genopt.canonical import config_key, deterministic
 from genopt.errors import SpecError, StudyError
 from genopt.objectives import Goal, Objective
 from genopt.outcomes import kept
+from genopt.recall import Known
 from genopt.runner import run
 from genopt.schedule import gather
 from genopt.scorers import make_scorer, scorer_key
-from genopt.session import Known
 from genopt.space import Choice, SearchSpace
 from genopt.spec.scorers import ScorerSpec
 from genopt.stats import mean_se

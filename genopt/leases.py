@@ -6,6 +6,7 @@ claim is a name that one worker holds: what several workers could do, only its h
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -61,6 +62,11 @@ class Worker:
     stage: str = ""
     rate: float = 0.0
     paid: Spent = field(default_factory=Spent)
+
+    @property
+    def span(self) -> tuple[float, float]:
+        """From when to when it worked, as far as is known."""
+        return self.started, self.heartbeat
 
 
 class Leases:
@@ -138,6 +144,15 @@ class Leases:
         with self._engine.begin() as connection:
             mine = (c.study_id == study_id, c.worker == worker_id, c.name.in_(list(names)))
             connection.execute(sa.delete(claims).where(*mine))
+
+
+def worked(spans: Iterable[tuple[float, float]]) -> float:
+    """Seconds in which anybody was at work: the length of all spans (from, to) together, what several share once."""
+    total, reached = 0.0, -math.inf
+    for began, ended in sorted(spans):
+        total += max(0.0, ended - max(began, reached))
+        reached = max(reached, ended)
+    return total
 
 
 def renew(

@@ -10,7 +10,8 @@ import numpy as np
 from genopt.events import TrialDone
 from genopt.finals import standing
 from genopt.guards import at_worst
-from genopt.session import Known, Session
+from genopt.recall import Known
+from genopt.session import Session
 from genopt.stats import mean_se
 from genopt.study import Asked
 from genopt.trial import MAX_MISSING, Evaluation

@@ -34,6 +34,7 @@ async def measure_baseline(session: Session) -> Evaluation:
     async with session.crew.turn("baseline"):
         await session.learn()
         if config.key not in session.known or await session.db(session.study.attribute, "baseline") is None:
+            await session.recall()
             await _enter_baseline(session, config, evaluation)
     values = evaluation.utility()
     per_example = plan.spec.search.confirm_repeats
@@ -102,6 +103,7 @@ async def search(session: Session) -> None:
 
     async def evaluate(job: Job) -> None:
         n = len(plan.tune)
+        await session.recall()
         field = standing(session)[1] if spec.search.pruner != "none" else None
         rungs = race.looks(race.first_look(field, n), n)
         try:
@@ -130,7 +132,7 @@ async def search(session: Session) -> None:
         # Not only those on the desk: a trial may have been begun just when the search was cancelled.
         await asyncio.shield(session.db(session.study.release_all, "stopped; asked again"))
     await session.learn()
-    await session.recall()
+    await session.recall(everything=True)
     session.note(f"search ended: {desk.reason}")
 
 

@@ -9,43 +9,30 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import Awaitable, Callable, Container, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Container, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
 
 from genopt.database import Patience
 from genopt.events import Listener, Note, Stage
-from genopt.leases import LEASE, Spent, Worker
+from genopt.leases import LEASE, Spent, Worker, worked
 from genopt.liveness import as_worker
 from genopt.meter import Meter
 from genopt.plan import Plan
 from genopt.progress import Ticker
+from genopt.recall import Known, known_from, recalled
 from genopt.schedule import run_trial
 from genopt.store import Store
-from genopt.study import Asked, Budget, Study, TrialRecord, open_study
+from genopt.study import Asked, Budget, Study, open_study
 from genopt.trial import Configuration, Evaluation, Memory, Observation, Observer
 from genopt.types import Example, Phase
 from genopt.workers import Crew, Share, TakenOver
 from genopt.writer import Writer
 
 T = TypeVar("T")
+TOGETHER = 32  # configurations whose rows are read at once
 GRACE = 10.0  # seconds that a database which is away is waited for by one who wants to stop
-
-
-@dataclass(frozen=True, slots=True)
-class Known:
-    """What a finished configuration was found to be worth (utility), and what the sampler was told."""
-
-    number: int | None
-    values: tuple[float, ...]
-    mean: float
-    se: float
-    n: int
-    stopped_early: bool
-    eligible: bool
-    violations: Mapping[str, float]
 
 
 class Session:
@@ -59,6 +46,7 @@ class Session:
         self.seen: set[str] = set()
         self.elsewhere = 0  # trials that other workers have in flight
         self._learnt: dict[str, Any] = {}
+        self._recalling = asyncio.Lock()
         self._others: list[tuple[str, float, bool]] | None = None
         self._looked = -math.inf
         self._paid = Spent()  # by the others, as far as the meter has it
@@ -162,20 +150,40 @@ class Session:
                 self._learnt[key] = trial.config["params"]
         for worker in strays:
             await self.crew.bury(next((each for each in workers if each.id == worker), None))
-        await self.recall(all_of_them=self.plan.spec.search.pruner != "none")
 
-    async def recall(self, *, all_of_them: bool = True) -> None:
-        """Make the evaluations of what was learnt from stored rows, or only that of the one that leads."""
-        wanted = list(self._learnt) if all_of_them else [key for key in (self._leader(),) if key in self._learnt]
-        for key in wanted:
-            params, known = self._learnt.pop(key), self.known[key]
-            if key not in self.evaluations and key not in self.parked:
-                await self.measure(self.plan.configure(params), upto=known.n if known.stopped_early else None)
+    async def recall(self, *, everything: bool = False) -> None:
+        """Have at hand the evaluations of what was learnt: all that a race goes by, else only that of the one that
+        leads, unless `everything` is wanted. Apart from learning, which need not wait for so many rows."""
+        async with self._recalling:
+            wanted = list(self._learnt)
+            if not everything and self.plan.spec.search.pruner == "none":
+                wanted = [key for key in (self._leader(),) if key in self._learnt]
+            configs = [self.plan.configure(self._learnt.pop(key)) for key in wanted]
+            missing = [c for c in configs if c.key not in self.evaluations and c.key not in self.parked]
+            for some in (missing[at : at + TOGETHER] for at in range(0, len(missing), TOGETHER)):
+                stored = await self.db(self.store.rows_of, self.study.id, [config.key for config in some], "tune")
+                for config in some:
+                    known = self.known[config.key]
+                    upto = known.n if known.stopped_early else None
+                    found = recalled(self.observer, config, stored[config.key], self.plan.tune, upto)
+                    if found is None:
+                        await self.measure(config, upto=upto)
+                    else:
+                        self._keep(found)
+
+    def _keep(self, evaluation: Evaluation) -> None:
+        key, whole = evaluation.config.key, len(evaluation.cells) >= len(evaluation.examples)
+        self.parked.pop(key, None)
+        (self.evaluations if whole else self.parked)[key] = evaluation
 
     def _count(self, workers: Sequence[Worker]) -> None:
-        """Put on the meter what others have paid since it was last looked up, and their hours on the clock."""
+        """Put on the meter what others have paid since it was last looked up, and on the clock when they worked without
+        this one: hours are the study's, however many share them."""
         others = [worker for worker in workers if worker.id != self.worker.id]
-        self.elapsed_before = sum(max(0.0, worker.heartbeat - worker.started) for worker in others)
+        me = next((worker for worker in workers if worker.id == self.worker.id), None)
+        if me is not None:
+            own, now = time.monotonic() - self.started, me.heartbeat + me.age
+            self.elapsed_before = worked([(now - own, now), *(worker.span for worker in others)]) - own
         paid = sum((worker.paid for worker in others), Spent())
         new, self._paid = paid - self._paid, paid
         self.meter.search_generations += new.search_generations
@@ -247,6 +255,7 @@ class Session:
             evaluation.cells = dict(zip(cells, prefix, strict=False))
             await self.flush()
             await self.learn(after=2.0)
+            await self.recall()
             return decide is None or await decide(evaluation, len(prefix))
 
         try:
@@ -266,8 +275,7 @@ class Session:
         await share.done()
         evaluation.cells = dict(zip(cells, found, strict=False))
         if phase == "tune":
-            self.parked.pop(config.key, None)
-            (self.evaluations if len(found) >= len(examples) else self.parked)[config.key] = evaluation
+            self._keep(evaluation)
         return evaluation
 
     async def memory(self, config: Configuration, phase: Phase, of: Sequence[str] | None = None) -> Memory:
@@ -277,7 +285,7 @@ class Session:
         return {(row.example_id, row.sample): row for row in rows}
 
     def elapsed(self) -> float:
-        """Seconds that workers have spent on this study, this one included."""
+        """Seconds in which anybody worked on this study, until now."""
         return self.elapsed_before + time.monotonic() - self.started
 
     def enter(self, stage: Stage, detail: str = "", planned: int = 0) -> None:
@@ -302,19 +310,3 @@ class Session:
             if better and known.eligible and not known.stopped_early and (among is None or key in among):
                 best = key
         return best
-
-
-def known_from(trial: TrialRecord) -> Known:
-    """What a stored trial was found to be worth."""
-    outcome = trial.outcome
-    mean, se = outcome.get("mean"), outcome.get("se")
-    return Known(
-        trial.number,
-        trial.values or (),
-        math.nan if mean is None else mean,
-        math.nan if se is None else se,
-        outcome.get("n", 0),
-        bool(outcome.get("stopped_early")),
-        bool(outcome.get("eligible", True)),
-        {name: math.inf if v is None else v for name, v in outcome.get("violations", {}).items()},
-    )

@@ -34,6 +34,9 @@ from genopt.tables import (
 )
 from genopt.types import Example, Judgment, Phase, Score
 
+# What is read of a generation with its scores: not what only a request or another generation is made of.
+READ = [column.name for column in generations.c if column.name not in ("params", "kin", "tokens", "harvested_from")]
+
 
 class Store:
     """One connection to the database; use it from one thread at a time.
@@ -80,6 +83,15 @@ class Store:
         wanted += [] if of is None else [c.example_id.in_(of)]
         return [row for *_, row in self._stored(*wanted)]
 
+    def rows_of(self, study_id: int, config_keys: Sequence[str], phase: Phase) -> dict[str, list[Row]]:
+        """The same of several configurations at once, by key."""
+        c = generations.c
+        found: dict[str, list[Row]] = {key: [] for key in config_keys}
+        wanted = (c.study_id == study_id, c.config_key.in_(config_keys), c.phase == phase)
+        for key, _, _, row in self._stored(*wanted):
+            found[key].append(row)
+        return found
+
     def donors(self, study_id: int, kin: str, phase: Phase) -> list[Donor]:
         """The generated texts of a family of configurations, which others may be cuts of."""
         c = generations.c
@@ -103,7 +115,8 @@ class Store:
 
     def _stored(self, *wanted: Any, order: Sequence[Any] = ()) -> list[tuple[str, Phase, int, Row]]:
         with self._engine.connect() as connection:
-            found = connection.execute(sa.select(generations).where(*wanted).order_by(*order)).mappings().all()
+            query = sa.select(*(generations.c[name] for name in READ)).where(*wanted).order_by(*order)
+            found = connection.execute(query).mappings().all()
             if not found:
                 return []
             joined = sa.select(scores).join(generations, generations.c.id == scores.c.generation_id).where(*wanted)

@@ -161,5 +161,5 @@ kind = {quote(scorer)}{more}{repeats if scorer in COMPARES_SAMPLES else ""}
 trials = {trials}
 # generations = 20000
 # tokens = 2000000
-# hours = 2.0
+# hours = 2.0  # of the study: workers that share them do not use them up sooner
 """

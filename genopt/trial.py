@@ -178,6 +178,20 @@ class Observer:
         metrics = self.answers.charged(metrics_of([row.generation for row in chosen], scores, self.goal), rows)
         return Observation(metrics, self.goal.utility(metrics))
 
+    def stored(self, config: Configuration, memory: Memory, example: Example, replicate: int) -> Observation | None:
+        """What `observe` gives where every row and score of it is in `memory`; None where something is to be made."""
+        own = self.answers.places(replicate * self.repeats, self.repeats, config.n)
+        places = [(example.id, sample) for sample in ([0] * self.repeats if config.deterministic else own)]
+        rows = [memory[place] for place in places if place in memory]
+        if len(rows) < len(places) or not self.answers.settled(rows):
+            return None
+        chosen, keys = self.answers.chosen(rows), self.scorer_keys
+        if any(keys[name] not in row.scores for name in self.scorers for row in chosen):
+            return None
+        scores = {name: [row.scores[keys[name]] for row in chosen] for name in self.scorers}
+        metrics = self.answers.charged(metrics_of([row.generation for row in chosen], scores, self.goal), rows)
+        return Observation(metrics, self.goal.utility(metrics))
+
     async def _chooser_scores(self, example: Example, rows: Sequence[Row]) -> list[Score]:
         answers = self.answers
         return await score_rows(self.scorers[answers.chooser], answers.key, example, rows, self.writer)

@@ -117,6 +117,7 @@ def optimize(
 
     The same command on any number of machines joins the study where they share a storage: they share the budget, the
     trials and every text, and what one that dies had in hand the others take over. --workers starts several here.
+    budget.hours is time in which anybody works: eight workers for two hours are two hours.
 
     Without a study file, --model and --data are enough: the file that they describe is written here, and the same
     command goes on with it.

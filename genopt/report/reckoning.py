@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from genopt.answers import Answers
+from genopt.leases import worked
 from genopt.objectives import pareto_front
 from genopt.observations import paired_table
 from genopt.report import sentence
@@ -156,7 +157,7 @@ def _cost(material: Material, examples: int) -> Cost:
         tokens=int(spent["tokens"]),
         harvested=int(spent.get("harvested", 0)),
         saved_tokens=int(spent.get("saved_tokens", 0)),
-        hours=sum(max(0.0, worker.heartbeat - worker.started) for worker in archive.workers) / 3600,
+        hours=worked(worker.span for worker in archive.workers) / 3600,
         saved=int(sum(max(0, examples * each[key] - made[key]) for key in stopped)),
         known=int(sum(made[key] for key in equal)),
     )

@@ -182,7 +182,7 @@ class BudgetSpec(Table):
     tokens: Annotated[int, Field(ge=1)] | None = None
     """Tokens read and written, verdict included."""
     hours: Annotated[float, Field(gt=0)] | None = None
-    """Working time, verdict included."""
+    """Time in which anybody works on the study, verdict included: eight workers for two hours are two hours."""
 
 
 class StudySpec(Table):
