@@ -24,6 +24,7 @@ from genopt.trial import MAX_MISSING, Configuration, Evaluation, mean_of
 from genopt.types import Params
 
 SCHEMA = 1
+Conclusion = Literal["improved", "not shown", "worse"]
 
 
 @dataclass(frozen=True)
@@ -35,10 +36,13 @@ class Verdict:
     units of the objective, > 0 is better; `interval` holds it with confidence 1 - `level`. `harvested` texts of
     `saved_tokens` were had from others that were generated: the other numbers are without them. `split` is the part of
     the difference that comes from the settings, and the one from more samples an answer, where the winner takes more.
+    `constraints` says of each how sure it is that winner and baseline meet it on the holdout. `front` and `knee` are of
+    a study with several objectives (see pareto.Front): there the winner is the knee, the numbers of the claim are
+    those of the first objective, and the p-value is corrected for all that is compared.
     """
 
     schema: int
-    verdict: Literal["improved", "not shown", "worse"] | None
+    verdict: Conclusion | None
     params: Mapping[str, Any]
     baseline_params: Mapping[str, Any]
     difference: float | None
@@ -65,6 +69,9 @@ class Verdict:
     harvested: int = 0
     saved_tokens: int = 0
     split: Mapping[str, Any] | None = None
+    constraints: Mapping[str, Any] | None = None
+    front: tuple[Mapping[str, Any], ...] = ()
+    knee: Mapping[str, Any] | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values."""
@@ -83,7 +90,7 @@ async def confirm(session: Session, baseline: Evaluation, winner: Candidate | No
     plan, meter = session.plan, session.meter
     if winner is None:
         meter.harvested, meter.saved_tokens = await session.db(session.store.harvested, session.study.id)
-        return _verdict(
+        return verdict_of(
             session,
             baseline.config,
             None,
@@ -91,13 +98,7 @@ async def confirm(session: Session, baseline: Evaluation, winner: Candidate | No
             note="no configuration looked better than the baseline while searching",
         )
     repeats = plan.spec.search.confirm_repeats
-    signature = {"key": winner.key, "repeats": repeats}
-    async with session.crew.turn("looks"):
-        looks: list[dict[str, Any]] = list(await session.db(session.study.attribute, "looks") or [])
-        if signature not in looks:
-            looks.append(signature)
-            await session.db(session.study.set_attribute, "looks", looks)
-    look = looks.index(signature) + 1
+    look = await looked(session, winner.key)
     configs = (baseline.config, winner.evaluation.config)
     samples = sum(plan.spec.search.repeats * c.n if not c.deterministic else 1 for c in configs)
     session.enter(
@@ -123,10 +124,21 @@ async def confirm(session: Session, baseline: Evaluation, winner: Candidate | No
     )
     split = await sample_split(session, before, after, level=1 - look_level(look))
     meter.harvested, meter.saved_tokens = await session.db(session.store.harvested, session.study.id)
-    return replace(_verdict(session, baseline.config, winner, (result, before, after), look=look), split=split)
+    return replace(verdict_of(session, baseline.config, winner, (result, before, after), look=look), split=split)
 
 
-def _verdict(
+async def looked(session: Session, who: str | list[str]) -> int:
+    """Which look at the holdout this is; looking once more at the same is none."""
+    signature = {"key": who, "repeats": session.plan.spec.search.confirm_repeats}
+    async with session.crew.turn("looks"):
+        looks: list[dict[str, Any]] = list(await session.db(session.study.attribute, "looks") or [])
+        if signature not in looks:
+            looks.append(signature)
+            await session.db(session.study.set_attribute, "looks", looks)
+    return looks.index(signature) + 1
+
+
+def verdict_of(
     session: Session,
     baseline: Configuration,
     winner: Candidate | None,
@@ -134,7 +146,9 @@ def _verdict(
     *,
     look: int = 1,
     note: str = "",
+    conclusion: tuple[Conclusion, str] | None = None,
 ) -> Verdict:
+    """The verdict of what was measured on the holdout, by `conclusion` where several objectives make it another."""
     plan, meter = session.plan, session.meter
     level = look_level(look)
     common: dict[str, Any] = {
@@ -161,11 +175,11 @@ def _verdict(
             winner_score=None,
             baseline_score=None,
             holdout_examples=0,
-            note="; ".join(filter(None, [note, _misses("the baseline", session.evaluations[baseline.key], plan.goal)])),
+            note="; ".join(filter(None, [note, misses("the baseline", session.evaluations[baseline.key], plan.goal)])),
             **common,
         )
     result, before, after = held_out
-    kind, note = _conclusion(result, before, after, plan.goal, level)
+    kind, note = conclusion or _conclusion(result, before, after, plan.goal, level)
     note = "; ".join(filter(None, [note, *guards.notes(before, after, plan.goal, plan.scorers)]))
     sign = plan.goal.sign
     number = session.known[winner.key].number
@@ -184,22 +198,22 @@ def _verdict(
         trial=number,
         note=note,
         metrics=_metrics(before, after, {*plan.goal.metrics(), *plan.scorers, "completion_tokens"}),
+        constraints=bounds(before, after, plan.goal) or None,
         **common,
     )
 
 
 def _conclusion(
     result: PairedResult, before: Evaluation, after: Evaluation, goal: Goal, level: float
-) -> tuple[Literal["improved", "not shown", "worse"], str]:
+) -> tuple[Conclusion, str]:
     """What the holdout shows, and what has to be said with it."""
-    kind: Literal["improved", "not shown", "worse"] = "not shown"
+    kind: Conclusion = "not shown"
     if result.p_value < level and result.difference != 0:
         kind = "improved" if result.difference > 0 else "worse"
-    notes = [_misses("the baseline", before, goal)]
-    missed = _misses("the winner", after, goal)
-    if kind == "improved" and (missed or after.missing() > MAX_MISSING):
+    notes = [misses("the baseline", before, goal)]
+    if kind == "improved" and (why := barred(after, goal)):
         kind = "not shown"
-        notes.append(missed or f"{after.missing():.0%} of the winner's observations there could not be scored")
+        notes.append(why)
     elif kind == "not shown" and result.low > 0:
         notes.append("too few examples differ: the p-value, which assumes nothing about the scores, decides")
     elif kind == "not shown" and result.difference > 0 and result.se < UNBOUNDED:
@@ -210,10 +224,37 @@ def _conclusion(
     return kind, "; ".join(filter(None, notes))
 
 
-def _misses(who: str, evaluation: Evaluation, goal: Goal) -> str:
+def misses(who: str, evaluation: Evaluation, goal: Goal) -> str:
     """Which constraints a configuration misses, in words; "" when none."""
     violated = [name for name, violation in goal.violations(evaluation.means()).items() if violation > 0]
     return f"{who} misses {', '.join(violated)}" if violated else ""
+
+
+def barred(evaluation: Evaluation, goal: Goal) -> str:
+    """Why a winner's gain cannot be claimed, in words: it misses a constraint, does not meet one as surely as is asked
+    for, or could not be scored; "" where it can."""
+    if missed := misses("the winner", evaluation, goal):
+        return missed
+    if evaluation.missing() > MAX_MISSING:
+        return f"{evaluation.missing():.0%} of the winner's observations there could not be scored"
+    asked = {str(c): c.confidence for c in goal.constraints}
+    return "; ".join(
+        f"the winner meets {name} with {chance:.0%} confidence, and {asked[name]:.0%} is asked for"
+        for name, chance in goal.doubtful(evaluation.chances(goal)).items()
+    )
+
+
+def bounds(before: Evaluation, after: Evaluation, goal: Goal) -> dict[str, Any]:
+    """Every constraint on the holdout: the means of winner and baseline, and how sure it is that each meets it."""
+    sides = {"winner": after, "baseline": before}
+    found: dict[str, Any] = {}
+    for constraint in goal.constraints:
+        name = str(constraint)
+        found[name] = {"confidence": constraint.confidence}
+        for who, evaluation in sides.items():
+            mean = _round(evaluation.means().get(constraint.metric))
+            found[name][who] = {"mean": mean, "probability": _round(evaluation.chances(goal)[name])}
+    return found
 
 
 def _metrics(before: Evaluation, after: Evaluation, names: set[str]) -> dict[str, Any]:

@@ -37,12 +37,17 @@ class Candidate:
     shrunken: float
 
 
-def standing(session: Session, *more: Evaluation) -> tuple[list[Evaluation], Field]:
-    """Every measured configuration that could win, `more` of them in flight at the end, and what they are worth."""
+def arms_of(session: Session, *more: Evaluation) -> list[Evaluation]:
+    """Every measured configuration that could win, `more` of them in flight at the end."""
     flying, base = {evaluation.config.key for evaluation in more}, session.plan.baseline().key
     found = {**session.parked, **session.evaluations}
     arms = [found[key] for key in sorted(found) if key not in flying and (key == base or _sound(found[key]))]
-    arms += more
+    return [*arms, *more]
+
+
+def standing(session: Session, *more: Evaluation) -> tuple[list[Evaluation], Field]:
+    """The same, and what they are worth."""
+    arms = arms_of(session, *more)
     return arms, fit([evaluation.series() for evaluation in arms], len(session.plan.tune))
 
 
@@ -83,36 +88,24 @@ async def choose_winner(session: Session, baseline: Evaluation) -> Candidate | N
     `search.finalists` and `search.replicates` allow is spent or one alone is left.
     """
     spec, plan = session.plan.spec.search, session.plan
-    n, key = len(plan.tune), baseline.config.key
+    key = baseline.config.key
     room = plan.bill().finalists // spec.repeats
     rng = np.random.default_rng(plan.spec.seed)
     below = 0.0 if spec.stop_when is None else spec.stop_when.gain_below
-    step, entered = max(1, math.ceil(n / STEPS)), False
+    further = Further(session, room)
     while True:
         arms, field = standing(session)
         base = next(i for i, arm in enumerate(arms) if arm.config.key == key)
         lengths = [len(arm.cells) for arm in arms]
-        most = [n if arm.config.deterministic else (1 + spec.replicates) * n for arm in arms]
-        able = [i for i, arm in enumerate(arms) if i == base or _feasible(session, arm)]
-        most = [m if i in able else 0 for i, m in enumerate(most)]
+        able = [i for i, arm in enumerate(arms) if i == base or feasible(session, arm)]
+        most = [further.most(arm) if i in able else 0 for i, arm in enumerate(arms)]
         chosen = race.promote(field, lengths, most, rng, arms=spec.finalists)
         chosen = [i for i in chosen if i == base or field.chance(i, base) >= LEVEL]
-        if room < 1 or not chosen or (below and race.prospect(field, base, 0, rng).gain < below):
+        if further.room < 1 or not chosen or (below and race.prospect(field, base, 0, rng).gain < below):
             break
-        if not entered:
-            session.enter("finalists", f"the best {len(chosen)} further, then with fresh seeds", room * spec.repeats)
-            entered = True
-        upto: dict[str, int] = {}
-        for i in chosen[:room]:
-            more = min(step, most[i] - lengths[i], room)
-            upto[arms[i].config.key] = lengths[i] + more
-            room -= more
-            if not room:
-                break
-        measure = partial(_further, session, upto)
-        await by_model([arms[i].config for i in chosen if arms[i].config.key in upto], measure)
-        await session.flush()
-    await _remember(session, arms)
+        await further.measure([arms[i] for i in chosen])
+    await remember(session, arms)
+    able = reliable(session, arms, able)
     gains = [
         Candidate(
             arm.config.key,
@@ -128,7 +121,40 @@ async def choose_winner(session: Session, baseline: Evaluation) -> Candidate | N
     return best if best is not None and best.shrunken > 0 else None
 
 
-async def _remember(session: Session, arms: Sequence[Evaluation]) -> None:
+class Further:
+    """Measures configurations further, a part of the tune split at a time, while `room` observations last."""
+
+    def __init__(self, session: Session, room: int) -> None:
+        self.room, self._session, self._entered = room, session, False
+
+    def most(self, arm: Evaluation) -> int:
+        """How many observations of a configuration there may be: what is certain says nothing new when asked again."""
+        n = len(self._session.plan.tune)
+        return n if arm.config.deterministic else (1 + self._session.plan.spec.search.replicates) * n
+
+    async def measure(self, arms: Sequence[Evaluation]) -> None:
+        """The next part of each, on examples that it has not seen and then with fresh seeds."""
+        session, repeats = self._session, self._session.plan.spec.search.repeats
+        if not self._entered:
+            session.enter("finalists", f"the best {len(arms)} further, then with fresh seeds", self.room * repeats)
+            self._entered = True
+        step = max(1, math.ceil(len(session.plan.tune) / STEPS))
+        upto: dict[str, int] = {}
+        for arm in arms:
+            more = min(step, self.most(arm) - len(arm.cells), self.room)
+            if more > 0:
+                upto[arm.config.key] = len(arm.cells) + more
+                self.room -= more
+        await by_model([arm.config for arm in arms if arm.config.key in upto], partial(self._one, upto))
+        await session.flush()
+
+    async def _one(self, upto: Mapping[str, int], config: Configuration) -> Evaluation:
+        spec = self._session.plan.spec.search
+        window = max(1, 2 * self._session.plan.concurrency // (spec.repeats * len(upto)))
+        return await self._session.measure(config, replicates=1 + spec.replicates, upto=upto[config.key], window=window)
+
+
+async def remember(session: Session, arms: Sequence[Evaluation]) -> None:
     """Keep what those are worth that were stopped early and have seen the whole tune split since: a finished trial
     cannot be changed."""
     taken_up: dict[str, dict[str, Any]] = {}
@@ -139,19 +165,13 @@ async def _remember(session: Session, arms: Sequence[Evaluation]) -> None:
         values = arm.utility()
         mean, se = mean_se(values)
         n = int(np.count_nonzero(~np.isnan(values)))
-        known = replace(known, n=n, mean=mean, se=se, eligible=_feasible(session, arm), stopped_early=False)
+        known = replace(known, n=n, mean=mean, se=se, eligible=feasible(session, arm), stopped_early=False)
         session.known[arm.config.key] = known
         taken_up[arm.config.key] = {
             name: getattr(known, name) for name in ("n", "mean", "se", "eligible", "stopped_early")
         }
     if taken_up:
         await session.db(session.study.set_attribute, "taken_up", taken_up)
-
-
-async def _further(session: Session, upto: Mapping[str, int], config: Configuration) -> Evaluation:
-    spec = session.plan.spec.search
-    window = max(1, 2 * session.plan.concurrency // (spec.repeats * len(upto)))
-    return await session.measure(config, replicates=1 + spec.replicates, upto=upto[config.key], window=window)
 
 
 async def by_model(
@@ -167,5 +187,12 @@ async def by_model(
     return [found[config.key] for config in configs]
 
 
-def _feasible(session: Session, evaluation: Evaluation) -> bool:
+def reliable(session: Session, arms: Sequence[Evaluation], among: Sequence[int]) -> list[int]:
+    """Those that meet every constraint as surely as is asked for; all where none does."""
+    goal = session.plan.goal
+    return [i for i in among if not goal.doubtful(arms[i].chances(goal))] or list(among)
+
+
+def feasible(session: Session, evaluation: Evaluation) -> bool:
+    """Whether its means meet every constraint."""
     return all(v <= 0 for v in session.plan.goal.violations(evaluation.means()).values())

@@ -7,8 +7,8 @@ import math
 from collections.abc import Iterator, Mapping
 
 from genopt.lengths import at_equal_length
-from genopt.objectives import MEASURED, Goal
-from genopt.trial import HIGHEST, LOWEST, Evaluation, Observation, mean_of
+from genopt.objectives import HIGHEST, LOWEST, MEASURED, Goal
+from genopt.trial import Evaluation, Observation, mean_of
 from genopt.types import Scorer
 from genopt.words import bound
 

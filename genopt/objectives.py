@@ -1,16 +1,20 @@
 """Owns how metrics become the number that is searched, raced and claimed. Pure arithmetic.
 
 Every comparison inside genopt is made on the *utility*: the objective with its sign turned so that more is better. With
-weights the objectives are one weighted sum; without weights several objectives make a Pareto study, whose first
-objective is the one that is raced and claimed.
+weights the objectives are one weighted sum; without weights several objectives make a Pareto study, in which each has
+a utility of its own and nobody says what one is worth in units of another.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
+
+from numpy.typing import ArrayLike
+
+from genopt.fronts import front, holds
 
 MEASURED = (
     "completion_tokens",
@@ -21,6 +25,7 @@ MEASURED = (
     "characters",
     "words",
 )
+LOWEST, HIGHEST = 0.0, 1.0  # the ends of every scorer's scale
 TIMED = ("seconds", "first_token_seconds", "tokens_per_second")  # mean nothing while trials share the engine
 
 
@@ -39,11 +44,17 @@ class Objective:
 
 @dataclass(frozen=True, slots=True)
 class Constraint:
-    """A bound on the mean of a metric."""
+    """A bound on the mean of a metric, and how sure it must be on the holdout that it holds."""
 
     metric: str
     at_least: float | None = None
     at_most: float | None = None
+    confidence: float = 0.9
+
+    def probability(self, values: ArrayLike, *, groups: Sequence[Hashable] | None = None) -> float:
+        """The probability that the bound holds, from the metric on each example (see `fronts.holds`)."""
+        ends = None if self.metric in MEASURED else (LOWEST, HIGHEST)
+        return holds(values, at_least=self.at_least, at_most=self.at_most, ends=ends, groups=groups)
 
     def violation(self, mean: float) -> float:
         """How far the bound is missed; feasible when <= 0 (Optuna's convention)."""
@@ -121,6 +132,12 @@ class Goal:
             return first.sign * metrics.get(first.metric, math.nan)
         return math.fsum(o.sign * (o.weight or 0.0) * metrics.get(o.metric, math.nan) for o in self.objectives)
 
+    def utilities(self, metrics: Mapping[str, float]) -> tuple[float, ...]:
+        """The utility in each objective of a Pareto study; else the one there is."""
+        if not self.several:
+            return (self.utility(metrics),)
+        return tuple(o.sign * metrics.get(o.metric, math.nan) for o in self.objectives)
+
     def values(self, utility: float, means: Mapping[str, float]) -> tuple[float, ...]:
         """What the sampler is told, from the mean utility and the mean of every metric."""
         if self.several:
@@ -131,13 +148,13 @@ class Goal:
         """Constraint -> how far it is missed (<= 0 is feasible)."""
         return {str(c): c.violation(means.get(c.metric, math.nan)) for c in self.constraints}
 
+    def doubtful(self, chances: Mapping[str, float]) -> dict[str, float]:
+        """The constraints whose chance to hold is below the confidence they are asked for."""
+        return {str(c): chances[str(c)] for c in self.constraints if chances[str(c)] < c.confidence}
+
 
 def pareto_front(values: Sequence[Sequence[float]], directions: Sequence[str]) -> list[int]:
     """The indices of the points that no other point beats in one objective without losing in another."""
     signs = [1 if direction == "maximize" else -1 for direction in directions]
     points = [[s * v for s, v in zip(signs, point, strict=True)] for point in values]
-
-    def dominated(a: list[float]) -> bool:
-        return any(all(y >= x for x, y in zip(a, b, strict=True)) and b != a for b in points)
-
-    return [i for i, point in enumerate(points) if not dominated(point)]
+    return [place for place, best in enumerate(front(points)) if best] if points else []

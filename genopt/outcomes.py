@@ -10,6 +10,7 @@ import numpy as np
 from genopt.events import TrialDone
 from genopt.finals import standing
 from genopt.guards import at_worst
+from genopt.pareto import estimated
 from genopt.recall import Known
 from genopt.session import Session
 from genopt.stats import mean_se
@@ -35,6 +36,8 @@ def known_of(session: Session, number: int | None, evaluation: Evaluation, estim
     )
     stopped = len(evaluation.cells) < len(session.plan.tune)
     worth = estimate if stopped else mean
+    if stopped and goal.several:
+        means |= estimated(session, evaluation)
     if evaluation.missing() > MAX_MISSING:
         worst = at_worst(evaluation, goal)
         worth, means = mean_se(worst.utility())[0], worst.means()

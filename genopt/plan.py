@@ -214,10 +214,11 @@ class Plan:
         """The cost at most. Without a limit on trials the search costs whatever the other budgets leave."""
         spec = self.spec.search
         each = len(self.tune) * self.samples
+        held_out = 1 + (spec.front if self.goal.several else 1)
         bill = Bill(
             search=each * (self.trials or 0),
             finalists=each * spec.replicates * (spec.finalists + 1),
-            confirm=2 * len(self.holdout) * self.samples * spec.confirm_repeats,
+            confirm=held_out * len(self.holdout) * self.samples * spec.confirm_repeats,
         )
         calls = {name: getattr(scorer, "calls", 0) for name, scorer in self.scorers.items()}
         again = int(self.spec.confirm.pairwise is not None)  # two texts, two orders: one for each text

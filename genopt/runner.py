@@ -14,12 +14,13 @@ from typing import Any, TypeVar
 from genopt.confirm import Verdict, confirm
 from genopt.errors import StudyError
 from genopt.events import Decided, Listener, Note, silence
-from genopt.finals import choose_winner
+from genopt.finals import Candidate, choose_winner
 from genopt.fork import check_source, fork_from
 from genopt.guards import usage_notes
 from genopt.judging.check import check_judges
 from genopt.judging.pairwise import with_opinions
 from genopt.leases import LEASE
+from genopt.pareto import choose_front, confirm_front
 from genopt.plan import Plan
 from genopt.prepare import prepare
 from genopt.search import measure_baseline, search
@@ -27,6 +28,7 @@ from genopt.session import Session
 from genopt.spec import StudySpec
 from genopt.spec.confirm import opinions_wanted
 from genopt.spec.read import read_study
+from genopt.trial import Evaluation
 
 T = TypeVar("T")
 
@@ -128,6 +130,7 @@ async def _run(plan: Plan, on_event: Listener, source: str | None, lease: float)
                 await fork_from(session, source)
         budget = plan.spec.budget.model_dump() | {"repeats": plan.spec.search.confirm_repeats}
         budget |= opinions_wanted(plan.spec.confirm, plan.spec.audit)
+        budget |= {f"confidence of {c}": c.confidence for c in plan.goal.constraints}
         verdict = await _reached(session, budget)
         if verdict is not None:
             session.note("this study reached its verdict before; raise the budget to search on")
@@ -149,8 +152,7 @@ async def _decide(session: Session, budget: Mapping[str, Any]) -> Verdict:
         await check_judges(session)
     baseline = await measure_baseline(session)
     await search(session)
-    winner = await choose_winner(session, baseline)
-    verdict = await confirm(session, session.evaluations[baseline.config.key], winner)
+    verdict, winner = await _judge(session, baseline)
     async with session.crew.turn("verdict"):
         reached = await _reached(session, budget)  # by another worker, just now
         if reached is None:
@@ -161,6 +163,14 @@ async def _decide(session: Session, budget: Mapping[str, Any]) -> Verdict:
         session.note(note)
     session.enter("done")
     return reached
+
+
+async def _judge(session: Session, baseline: Evaluation) -> tuple[Verdict, Candidate | None]:
+    """The verdict, and who it is about."""
+    if session.plan.goal.several:
+        return await confirm_front(session, baseline, await choose_front(session, baseline))
+    winner = await choose_winner(session, baseline)
+    return await confirm(session, session.evaluations[baseline.config.key], winner), winner
 
 
 async def _reached(session: Session, budget: Mapping[str, Any]) -> Verdict | None:

@@ -10,11 +10,12 @@ from typing import Any
 
 import numpy as np
 
-from genopt import race
+from genopt import pareto, race
 from genopt.confirm import shown
 from genopt.desk import Desk, Job
 from genopt.errors import BackendError
 from genopt.finals import standing
+from genopt.fronts import SURE
 from genopt.outcomes import adjusted, announce, finite, known_of, outcome_of, tell
 from genopt.racing import levels
 from genopt.schedule import run_study
@@ -137,13 +138,17 @@ async def search(session: Session) -> None:
 
 
 def _judge(session: Session, job: Job, rungs: tuple[int, ...]) -> Callable[[Evaluation, int], Awaitable[bool]]:
-    """The decision at a rung: report the running mean, then go on or stop."""
+    """The decision at a rung: report the running mean, then go on or stop: what surely misses a constraint, and what
+    is worse than the best, or than one other configuration in every objective where there are several."""
     plan = session.plan
+    sure, worse = (dict(zip(rungs, levels(rungs, alpha), strict=True)) for alpha in (SURE, race.ALPHA))
 
     async def decide(evaluation: Evaluation, n: int) -> bool:
-        values = evaluation.utility(n)
+        if plan.spec.search.pruner == "paired" and min(evaluation.chances(plan.goal).values(), default=1.0) < sure[n]:
+            return False
         if plan.goal.several:
-            return True
+            return plan.spec.search.pruner != "paired" or not pareto.beaten(session, evaluation, worse[n])
+        values = evaluation.utility(n)
         await session.db(session.study.report, job.asked, n, plan.goal.sign * mean_of(values))
         if plan.spec.search.pruner == "none":
             return True
@@ -151,6 +156,6 @@ def _judge(session: Session, job: Job, rungs: tuple[int, ...]) -> Callable[[Eval
             others = [mean_of(e.utility(n)) for e in session.evaluations.values()]
             return len(others) < 5 or mean_of(values) >= float(np.median(others))
         arms, field = standing(session, evaluation)
-        return race.goes_on(field, len(arms) - 1, levels(rungs, race.ALPHA)[rungs.index(n)])
+        return race.goes_on(field, len(arms) - 1, worse[n])
 
     return decide

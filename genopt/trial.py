@@ -21,13 +21,12 @@ from genopt.answers import Answers
 from genopt.errors import BackendError, ScorerError
 from genopt.harvest import Harvest
 from genopt.meter import Meter
-from genopt.objectives import TIMED, Goal
+from genopt.objectives import HIGHEST, LOWEST, TIMED, Goal
 from genopt.prompt import Prompt, choose_shots
 from genopt.schedule import gather
 from genopt.tables import Donor, Row, generation_row, score_row
 from genopt.types import Backend, Example, Generation, Message, Params, Phase, Request, Score, Scorer
 
-LOWEST, HIGHEST = 0.0, 1.0  # the ends of every scorer's scale: a text that was never written gets the worse one
 OF_A_TEXT = ("completion_tokens", *TIMED, "characters", "words")  # what is not known where none was written
 MAX_MISSING = 0.05  # fraction of observations without a utility beyond which a configuration cannot win
 
@@ -77,6 +76,11 @@ class Evaluation:
             self._series = (self.cells, len(self.cells), values)
         return self._series[2]
 
+    def scores(self, goal: Goal) -> NDArray[np.float64]:
+        """The same in every objective, (observations, objectives)."""
+        found = [goal.utilities(cell.metrics) for cell in self.cells.values()]
+        return np.array(found, dtype=np.float64).reshape(len(found), len(goal.directions))
+
     def metric(self, name: str) -> NDArray[np.float64]:
         return self._means(lambda cell: cell.metrics.get(name, math.nan), None)
 
@@ -90,6 +94,11 @@ class Evaluation:
         means = np.full(count, math.nan)
         np.divide(totals, known, out=means, where=known > 0)
         return means
+
+    def chances(self, goal: Goal) -> dict[str, float]:
+        """Constraint -> the probability that it holds, from what was measured."""
+        groups = [example.group for example in self.examples]
+        return {str(c): c.probability(self.metric(c.metric), groups=groups) for c in goal.constraints}
 
     def means(self) -> dict[str, float]:
         """The mean of every metric over the examples, missing ones left out."""

@@ -130,6 +130,8 @@ class ConstraintSpec(Table):
     """Lower bound."""
     at_most: float | None = None
     """Upper bound."""
+    confidence: Annotated[float, Field(gt=0, lt=1)] = 0.9
+    """How sure it must be on the holdout that the bound holds, for a gain to be claimed."""
 
     @model_validator(mode="after")
     def _bounded(self) -> ConstraintSpec:
@@ -162,6 +164,8 @@ class SearchSpec(Table):
     """Values per number in a grid."""
     finalists: Annotated[int, Field(ge=1)] = 4
     """How many of those that may be best are measured further at once before one is chosen."""
+    front: Annotated[int, Field(ge=2)] = 6
+    """Of several objectives without weights: how many configurations of the front are measured on the holdout."""
     replicates: Annotated[int, Field(ge=0)] = 1
     """Fresh measurements (finalists and the baseline, so many times over) that choosing may take."""
     confirm_repeats: Annotated[int, Field(ge=1)] = 1
@@ -280,4 +284,5 @@ def goal_of(objectives: Sequence[ObjectiveSpec], constraints: Sequence[Constrain
     built = tuple(objective.build() for objective in objectives)
     if not built and len(scorers) == 1:
         built = (Objective(scorers[0], "maximize"),)
-    return Goal(built, tuple(Constraint(c.metric, c.at_least, c.at_most) for c in constraints))
+    bounds = tuple(Constraint(c.metric, c.at_least, c.at_most, c.confidence) for c in constraints)
+    return Goal(built, bounds)
