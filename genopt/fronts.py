@@ -28,7 +28,7 @@ def front(points: ArrayLike) -> Mask:
     p = np.asarray(points, dtype=np.float64)
     mine, other = p[..., :, None, :], p[..., None, :, :]
     beaten = ((other >= mine).all(axis=-1) & (other > mine).any(axis=-1)).any(axis=-1)
-    found: Mask = ~beaten & ~np.isnan(p).any(axis=-1)
+    found: Mask = np.asarray(~beaten & ~np.isnan(p).any(axis=-1))
     return found
 
 
@@ -118,7 +118,8 @@ def _scaled(points: Floats, among: Mask | None = None) -> Floats:
     """Each objective on [0, 1] over the points `among` (..., points, objectives); 1 where they are all equal in it."""
     kept = points if among is None else np.where(among[..., None], points, math.nan)
     low, high = np.nanmin(kept, axis=-2, keepdims=True), np.nanmax(kept, axis=-2, keepdims=True)
-    return np.divide(points - low, high - low, out=np.ones_like(points), where=high > low)
+    found: Floats = np.divide(points - low, high - low, out=np.ones_like(points), where=high > low)
+    return found
 
 
 def _beyond(points: Floats, among: Mask) -> Floats:

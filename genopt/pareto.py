@@ -206,6 +206,8 @@ async def confirm_front(
             "trial": numbers[found.knee.place],
             "share": round(float(found.shares.knee[found.knee.place]), 4),
             "distance": round(found.knee.distance, 4),
+            "suggested": bool(found.shown(found.knee.place, "better"))
+            and not barred(found.members[found.knee.place], plan.goal),
         },
         "level": look_level(look),
         "look": look,

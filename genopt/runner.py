@@ -23,6 +23,7 @@ from genopt.leases import LEASE
 from genopt.pareto import choose_front, confirm_front
 from genopt.plan import Plan
 from genopt.prepare import prepare
+from genopt.report.front import suggested
 from genopt.search import measure_baseline, search
 from genopt.session import Session
 from genopt.spec import StudySpec
@@ -44,7 +45,7 @@ class Result:
     @property
     def params(self) -> dict[str, Any]:
         """The settings to use: the winner's, or the baseline's when no improvement is shown."""
-        keep = self.verdict.verdict == "improved"
+        keep = suggested(self.verdict.to_json())
         return dict(self.verdict.params if keep else self.verdict.baseline_params)
 
 

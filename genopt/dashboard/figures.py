@@ -64,8 +64,8 @@ def heat_map(gains: NDArray[np.float64], trials: Sequence[str], columns: Sequenc
 
 
 def front_figure(rows: Sequence[Mapping[str, Any]], names: Sequence[str]) -> dict[str, Any]:
-    """The first two objectives of every complete trial with 95 % intervals; the front (`on_front`) in colour. A row
-    holds `number`, `values`, `ses` and `on_front`."""
+    """The first two objectives of every complete trial with 95 % intervals; the front (`on_front`) in colour, its
+    `knee` a diamond. A row holds `number`, `values`, `halves` (of the intervals), `on_front` and `knee`."""
     traces = []
     for name, colour, front in (("front", BLUE, True), ("beaten in all", GREY, False)):
         kept = [row for row in rows if row["on_front"] == front]
@@ -76,10 +76,14 @@ def front_figure(rows: Sequence[Mapping[str, Any]], names: Sequence[str]) -> dic
                 "name": name,
                 "x": [row["values"][0] for row in kept],
                 "y": [row["values"][1] for row in kept],
-                "error_x": {"type": "data", "array": [1.96 * row["ses"][0] for row in kept], "thickness": 1},
-                "error_y": {"type": "data", "array": [1.96 * row["ses"][1] for row in kept], "thickness": 1},
-                "marker": {"color": colour},
-                "text": [f"trial {row['number']}" for row in kept],
+                "error_x": {"type": "data", "array": [row["halves"][0] for row in kept], "thickness": 1},
+                "error_y": {"type": "data", "array": [row["halves"][1] for row in kept], "thickness": 1},
+                "marker": {
+                    "color": colour,
+                    "symbol": ["diamond" if row["knee"] else "circle" for row in kept],
+                    "size": [12 if row["knee"] else 7 for row in kept],
+                },
+                "text": [f"trial {row['number']}" + (" (knee)" if row["knee"] else "") for row in kept],
                 "hovertemplate": HOVER,
             }
         )

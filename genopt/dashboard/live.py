@@ -256,7 +256,29 @@ def _front(archive: Archive, rows: Sequence[Mapping[str, Any]], frame: pandas.Da
     points = [tuple(mean for mean, _ in each["stats"]) for each in measured]
     best = set(pareto_front(points, [objective.direction for objective in objectives]))
     shown = [
-        {"number": each["number"], "values": point, "ses": [se for _, se in each["stats"]], "on_front": index in best}
+        {
+            "number": each["number"],
+            "values": point,
+            "halves": [1.96 * se for _, se in each["stats"]],
+            "on_front": index in best,
+            "knee": False,
+        }
         for index, (each, point) in enumerate(zip(measured, points, strict=True))
     ]
+    if held := (archive.verdict or {}).get("front"):  # these lie where the holdout puts them
+        members = {member["trial"] for member in held}
+        shown = [{**each, "on_front": False} for each in shown if each["number"] not in members]
+        shown += [_member(member, names, archive.verdict or {}) for member in held if member["trial"] is not None]
     return figure("pareto-front", front_figure(shown, names))
+
+
+def _member(member: Mapping[str, Any], names: Sequence[str], verdict: Mapping[str, Any]) -> dict[str, Any]:
+    """A member of the front as the holdout has it, as a row of the figure."""
+    found = [member["objectives"][name] for name in names]
+    return {
+        "number": member["trial"],
+        "values": tuple(each["mean"] for each in found),
+        "halves": [0.0 if each["interval"][1] is None else each["interval"][1] - each["mean"] for each in found],
+        "on_front": True,
+        "knee": member["trial"] == verdict["knee"]["trial"],
+    }

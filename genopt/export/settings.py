@@ -10,6 +10,7 @@ from genopt import dataset
 from genopt.archive import Archive
 from genopt.errors import SpecError
 from genopt.prompt import Front, Prompt, choose_shots
+from genopt.report.front import suggested
 from genopt.spec import BackendSpec
 from genopt.store import Store
 from genopt.types import Example
@@ -51,8 +52,9 @@ class Settings:
 
 
 def settings(archive: Archive, which: str = "best", *, model: str | None = None) -> Settings:
-    """The settings of "best" (the winner's, or the baseline's where no improvement was shown), "baseline" or a trial's
-    number; `model` is its name at the target. Raises SpecError for what is not there."""
+    """The settings of "best" (the winner's, which of several objectives is the front's knee, or the baseline's where
+    nothing is shown to be better), "baseline" or a trial's number; `model` is its name at the target. Raises SpecError
+    for what is not there."""
     key, own, name = _chosen(archive, which)
     before: Mapping[str, Any] = archive.baseline.get("params", {})
     store = Store(archive.url)
@@ -106,11 +108,11 @@ def _chosen(archive: Archive, which: str) -> tuple[str, Mapping[str, Any], str]:
     if which == "best":
         if archive.verdict is None:
             raise SpecError(f"{archive.name}: has no verdict yet. Name a trial (see: genopt trials), or run optimize")
-        if archive.verdict["verdict"] != "improved":
+        if not suggested(archive.verdict):
             which = "baseline"
         else:
             which = str(archive.verdict["trial"])
-            title = f"the winner (trial {which})"
+            title = f"the {'knee of the front' if archive.verdict.get('knee') else 'winner'} (trial {which})"
             return _trial(archive, which)[0], archive.verdict["params"], title
     if which == "baseline":
         if not archive.baseline.get("key"):

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from genopt.objectives import pareto_front
+from genopt.report.front import bound_lines, front_lines, front_sentence, suggested
 from genopt.words import bound, brief, safe, score, value_text
 
 if TYPE_CHECKING:
@@ -33,11 +34,13 @@ def verdict_text(verdict: Mapping[str, Any]) -> str:
         for name, means in (verdict.get("metrics") or {}).items():
             if means["winner"] is not None and means["baseline"] is not None:
                 lines.append(f"    {name:<20} {means['baseline']:>10.4g} -> {means['winner']:.4g}")
+        lines += bound_lines(verdict.get("constraints"))
+    lines += front_lines(verdict)
     if verdict["note"]:
         lines += ["", f"  {verdict['note']}"]
-    lines += ["", "Settings to use:" if verdict["verdict"] == "improved" else "Keep:"]
+    lines += ["", "Settings to use:" if suggested(verdict) else "Keep:"]
     before, after = verdict["baseline_params"], verdict["params"]
-    kept = after if verdict["verdict"] == "improved" else before
+    kept = after if suggested(verdict) else before
     for name in sorted(name for name in kept if name in verdict["searched"] or kept[name] != before.get(name)):
         was = before.get(name)
         changed = f"   (was {value_text(was)})" if kept[name] != was and name in before else ""
@@ -77,6 +80,8 @@ def _claimed(objectives: str) -> str:
 
 
 def sentence(verdict: Mapping[str, Any]) -> str:
+    if verdict.get("knee"):
+        return front_sentence(verdict)
     match verdict["verdict"]:
         case "improved":
             return (
@@ -137,7 +142,10 @@ def trials_text(archive: Archive) -> str:
 
 
 def front_text(archive: Archive) -> str:
-    """The trials of a study with several objectives that no other trial beats in all; "" with one objective."""
+    """The trials of a study with several objectives that no other trial beats in all, as the tune split has them; ""
+    with one objective, and where the verdict holds the front on the holdout."""
+    if archive.verdict and archive.verdict.get("front"):
+        return ""
     trials = [t for t in archive.trials if t.values and len(t.values) > 1 and t.outcome.get("duplicate_of") is None]
     trials = [trial for trial in trials if trial.outcome.get("eligible", True)]
     if not trials:

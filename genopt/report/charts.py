@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import TypeGuard
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any, TypeGuard
 
 from genopt.report.facts import Estimate, Facts, HeldOut, Setting
 from genopt.report.importance import Bin, Importance, Interaction
@@ -235,27 +236,48 @@ def grid(found: Interaction) -> str:
 
 
 def front(facts: Facts) -> str:
-    """The first two objectives of every complete configuration with their intervals; those of the front stand out."""
-    shown = [s for s in facts.settings if not s.stopped_early and not any(math.isnan(v.value) for v in s.values)]
+    """The first two objectives of every complete configuration with their intervals; those of the front stand out,
+    where the holdout puts them once there is a verdict, and the knee among them."""
+    held = {member["trial"]: member["objectives"] for member in (facts.verdict or {}).get("front", ())}
+    shown = [_held(s, held.get(s.number)) for s in facts.settings]
+    best_keys = {s.key for s in shown if s.number in held} if held else set(facts.front)
+    shown = [
+        s
+        for s in shown
+        if (s.key in best_keys or not s.stopped_early) and not any(math.isnan(v.value) for v in s.values)
+    ]
     height, bottom, top = 340.0, 288.0, 34.0
     x = spanning([v for s in shown for v in (s.values[0].low, s.values[0].high)], LEFT, WIDTH - RIGHT)
     y = spanning([v for s in shown for v in (s.values[1].low, s.values[1].high)], bottom, top)
     titles = [f"{name} ({direction})" for name, direction in zip(facts.metrics, facts.directions, strict=True)]
     drawn = [*y_axis(y, LEFT, WIDTH - RIGHT, titles[1]), *x_axis(x, bottom, titles[0])]
-    best = sorted((s for s in shown if s.key in facts.front), key=lambda s: s.values[0].value)
+    best = sorted((s for s in shown if s.key in best_keys), key=lambda s: s.values[0].value)
     if best:
         path = "M" + "L".join(f"{x(s.values[0].value):.1f} {y(s.values[1].value):.1f}" for s in best)
         drawn.append(element("path", d=path, class_="best"))
     for setting in shown:
         first, second = setting.values[:2]
-        kind = "front" if setting.key in facts.front else kind_of(setting)
+        kind = "front" if setting.key in best_keys and setting.role != "winner" else kind_of(setting)
         told = f"{name_of(setting)}\n{titles[0]} {gain_text(first)}\n{titles[1]} {gain_text(second)}"
         told += f"\n{brief(setting.params)}"
+        size = 6.5 if kind == "winner" else 4
         drawn.append(line(x(first.low), y(second.value), x(first.high), y(second.value), f"bar {kind}"))
         drawn.append(line(x(first.value), y(second.low), x(first.value), y(second.high), f"bar {kind}"))
         dot = element("title", escaped(told))
-        drawn.append(element("circle", dot, cx=x(first.value), cy=y(second.value), r=4, class_=f"dot {kind}"))
+        drawn.append(element("circle", dot, cx=x(first.value), cy=y(second.value), r=size, class_=f"dot {kind}"))
     return figure(WIDTH, height, drawn, f"{titles[0]} against {titles[1]}, {len(best)} configurations on the front")
+
+
+def _held(setting: Setting, objectives: Mapping[str, Any] | None) -> Setting:
+    """The configuration with what the holdout says of its objectives, where it was measured there."""
+    if objectives is None:
+        return setting
+    ends = (
+        [-math.inf if low is None else low, math.inf if high is None else high]
+        for low, high in (found["interval"] for found in objectives.values())
+    )
+    values = tuple(Estimate(found["mean"], *end) for found, end in zip(objectives.values(), ends, strict=True))
+    return replace(setting, values=values)
 
 
 def shade(gain: float, most: float) -> int:

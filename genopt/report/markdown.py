@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 
 from genopt.report import charts, heatmap
 from genopt.report.facts import Facts
+from genopt.report.front import bound_lines, front_note, front_rows
 from genopt.report.material import Material
 from genopt.report.reckoning import facts_of
 from genopt.report.svg import number
@@ -44,7 +45,11 @@ def markdown_report(material: Material, facts: Facts | None = None) -> str:
             for i in facts.importances
         ]
         parts += ["## What mattered", table(("parameter", "explains", "95 % interval", "p"), rows_of)]
-    if facts.front:
+    if facts.verdict and facts.verdict.get("front"):
+        head, rows_told = front_rows(facts.verdict)
+        parts += ["## Front", table(head, [[*map(plain, row[:-1]), code(row[-1])] for row in rows_told])]
+        parts += [plain(front_note(facts.verdict))]
+    elif facts.front:
         chosen = [s for s in facts.settings if s.key in facts.front]
         parts += ["## Front", table(
             ("trial", *map(code, facts.metrics), "settings"),
@@ -70,6 +75,8 @@ def _evidence(facts: Facts) -> Iterable[str]:
             f"{number(held.baseline)} → {number(held.winner)} on {held.result.n} examples, won {held.result.wins}, tied"
             f" {held.result.ties}, lost {held.result.losses}; p = {held.result.p_value:.2g}"
         )
+    for told in bound_lines(facts.verdict.get("constraints") if facts.verdict else None):
+        yield plain(told.strip())
     if facts.verdict and facts.verdict["note"]:
         yield plain(facts.verdict["note"])
 

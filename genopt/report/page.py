@@ -15,6 +15,7 @@ from markupsafe import Markup
 
 from genopt.report import charts, heatmap
 from genopt.report.facts import Facts, Setting
+from genopt.report.front import bound_lines, front_note, front_rows
 from genopt.report.html import environment, inline
 from genopt.report.material import Material
 from genopt.report.reckoning import facts_of
@@ -57,6 +58,9 @@ def html_report(material: Material, facts: Facts | None = None) -> str:
             study_file=toml_text(facts.spec),
             description=json.dumps(facts.description, ensure_ascii=False, indent=2),
             commands=commands(facts),
+            front=front_rows(facts.verdict) if facts.verdict and facts.verdict.get("front") else None,
+            front_note=front_note,
+            bounds=bound_lines(facts.verdict.get("constraints") if facts.verdict else None),
             data_json=_script_json(_data(material, facts, maps)),
             number=number,
             called=charts.called,

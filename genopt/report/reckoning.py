@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -120,10 +120,12 @@ def _held_out(material: Material) -> HeldOut | None:
         difference = Estimate(change.difference if change.n else math.nan, change.low, change.high)
         changes.append(Change(name, _mean(old), _mean(new), difference))
     pairs = [(name, float(before[name]), float(after[name])) for name in order]
+    result = paired(after.to_numpy(), before.to_numpy(), groups=groups, level=level, seed=seed)
     return HeldOut(
         baseline=goal.sign * _mean(before),
         winner=goal.sign * _mean(after),
-        result=paired(after.to_numpy(), before.to_numpy(), groups=groups, level=level, seed=seed),
+        # Of several objectives the p-value is corrected for everything on the front that is compared.
+        result=replace(result, p_value=verdict["p_value"]) if goal.several else result,
         metrics=tuple(changes),
         pairs=tuple(sorted((p for p in pairs if not math.isnan(p[2] - p[1])), key=lambda p: (p[2] - p[1], p[0]))),
     )

@@ -13,6 +13,7 @@ from genopt.archive import Archive
 from genopt.errors import SpecError
 from genopt.export import WRITERS, export, settings
 from genopt.report.facts import Facts
+from genopt.report.front import suggested
 from genopt.report.toml import toml_text
 from genopt.words import duration
 
@@ -30,7 +31,7 @@ def settings_title(facts: Facts) -> str:
     """What is done with the settings."""
     if facts.verdict is None:
         return "Leading settings (not confirmed)"
-    return "Settings to use" if facts.verdict["verdict"] == "improved" else "Keep"
+    return "Settings to use" if suggested(facts.verdict) else "Keep"
 
 
 def kept(facts: Facts) -> dict[str, Any]:
@@ -40,7 +41,7 @@ def kept(facts: Facts) -> dict[str, Any]:
         leader = next((s for s in facts.settings if s.eligible and not s.stopped_early), None)
         return dict(leader.params) if leader else {}
     before, after = verdict["baseline_params"], verdict["params"]
-    chosen = after if verdict["verdict"] == "improved" else before
+    chosen = after if suggested(verdict) else before
     return {n: v for n, v in sorted(chosen.items()) if n in verdict["searched"] or v != before.get(n)}
 
 
