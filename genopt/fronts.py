@@ -107,10 +107,11 @@ class Knee:
 def knee(points: ArrayLike) -> Knee:
     """The point of the front that is farthest beyond the chord between the front's ends, each objective scaled to
     [0, 1] over the front (Das 1999, doi 10.1007/BF01195985; with more than two objectives the chord is the plane on
-    which the scaled objectives sum to 1). Of equals the first. Points that others beat are left out."""
+    which the scaled objectives sum to 1). Of equals, as the ends are, the one that is best in the first objective.
+    Points that others beat are left out."""
     p = np.asarray(points, dtype=np.float64)
-    distance = _beyond(p, front(p))
-    place = int(np.argmax(distance))
+    distance = _beyond(p, on := front(p))
+    place = int(_places(p, on))
     return Knee(place, float(distance[place]))
 
 
@@ -126,6 +127,12 @@ def _beyond(points: Floats, among: Mask) -> Floats:
     """How far each point lies beyond the chord; -inf for those that are not `among` the front."""
     objectives = points.shape[-1]
     found: Floats = np.where(among, (_scaled(points, among).sum(axis=-1) - 1) / math.sqrt(objectives), -math.inf)
+    return found
+
+
+def _places(points: Floats, among: Mask) -> NDArray[np.intp]:
+    """Where the knee is (...); ties go to the first objective."""
+    found: NDArray[np.intp] = np.argmax(_beyond(points, among) + 1e-9 * _scaled(points, among)[..., 0], axis=-1)
     return found
 
 
@@ -154,7 +161,7 @@ def shares(values: Floats, *, groups: Sequence[Hashable] | None = None, resample
     if not len(points):
         return Shares(np.zeros(len(values)), np.zeros(len(values)))
     on = front(points)
-    knees = np.argmax(_beyond(points, on), axis=1)
+    knees = _places(points, on)
     return Shares(on.mean(axis=0), np.bincount(knees, minlength=len(values)) / len(points))
 
 

@@ -23,7 +23,6 @@ from genopt.leases import LEASE
 from genopt.pareto import choose_front, confirm_front
 from genopt.plan import Plan
 from genopt.prepare import prepare
-from genopt.report.front import suggested
 from genopt.search import measure_baseline, search
 from genopt.session import Session
 from genopt.spec import StudySpec
@@ -45,7 +44,7 @@ class Result:
     @property
     def params(self) -> dict[str, Any]:
         """The settings to use: the winner's, or the baseline's when no improvement is shown."""
-        keep = suggested(self.verdict.to_json())
+        keep = self.verdict.verdict == "improved"
         return dict(self.verdict.params if keep else self.verdict.baseline_params)
 
 

@@ -259,13 +259,13 @@ def _settings(params: str, study: Path) -> dict[str, Any] | None:
     if params != "best" and not params.isdecimal():
         raise click.UsageError(f"--params: {params!r} is neither baseline, best, a trial's number nor JSON")
     from genopt.archive import load
-    from genopt.report.front import suggested
 
     archive = load(str(study))
     if params == "best":
         if archive.verdict is None:
             raise click.UsageError("--params best: the study has no verdict yet. Run: genopt optimize")
-        return dict(archive.verdict["params" if suggested(archive.verdict) else "baseline_params"])
+        improved = archive.verdict["verdict"] == "improved"
+        return dict(archive.verdict["params" if improved else "baseline_params"])
     for trial in archive.trials:
         if str(trial.number) == params:
             return dict(trial.config.get("params", {}))

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from genopt.objectives import pareto_front
-from genopt.report.front import bound_lines, front_lines, front_sentence, suggested
+from genopt.report.front import bound_lines, front_lines, front_sentence, settings_title, suggested
 from genopt.words import bound, brief, safe, score, value_text
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ def verdict_text(verdict: Mapping[str, Any]) -> str:
     lines += front_lines(verdict)
     if verdict["note"]:
         lines += ["", f"  {verdict['note']}"]
-    lines += ["", "Settings to use:" if suggested(verdict) else "Keep:"]
+    lines += ["", f"{settings_title(verdict)}:"]
     before, after = verdict["baseline_params"], verdict["params"]
     kept = after if suggested(verdict) else before
     for name in sorted(name for name in kept if name in verdict["searched"] or kept[name] != before.get(name)):

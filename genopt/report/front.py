@@ -9,9 +9,16 @@ from genopt.words import brief
 
 
 def suggested(verdict: Mapping[str, Any]) -> bool:
-    """Whether the winner's settings are to be used: it improves on the baseline, or as the knee of a front it is shown
-    better in one objective and pays for that in another."""
+    """Whether the winner is worth a look: it improves on the baseline, or is the knee of a front that is shown better
+    in one objective and pays for that in another, which is for a person to decide."""
     return verdict["verdict"] == "improved" or bool((verdict.get("knee") or {}).get("suggested"))
+
+
+def settings_title(verdict: Mapping[str, Any]) -> str:
+    """What is done with the settings that are shown: the winner's where it is `suggested`, else the baseline's."""
+    if verdict["verdict"] == "improved":
+        return "Settings to use"
+    return "The knee's settings, a trade for you to make" if suggested(verdict) else "Keep"
 
 
 def knee_of(verdict: Mapping[str, Any]) -> Mapping[str, Any] | None:

@@ -12,8 +12,8 @@ from typing import Any
 from genopt.archive import Archive
 from genopt.errors import SpecError
 from genopt.export import WRITERS, export, settings
+from genopt.report import front
 from genopt.report.facts import Facts
-from genopt.report.front import suggested
 from genopt.report.toml import toml_text
 from genopt.words import duration
 
@@ -31,7 +31,7 @@ def settings_title(facts: Facts) -> str:
     """What is done with the settings."""
     if facts.verdict is None:
         return "Leading settings (not confirmed)"
-    return "Settings to use" if suggested(facts.verdict) else "Keep"
+    return front.settings_title(facts.verdict)
 
 
 def kept(facts: Facts) -> dict[str, Any]:
@@ -41,7 +41,7 @@ def kept(facts: Facts) -> dict[str, Any]:
         leader = next((s for s in facts.settings if s.eligible and not s.stopped_early), None)
         return dict(leader.params) if leader else {}
     before, after = verdict["baseline_params"], verdict["params"]
-    chosen = after if suggested(verdict) else before
+    chosen = after if front.suggested(verdict) else before
     return {n: v for n, v in sorted(chosen.items()) if n in verdict["searched"] or v != before.get(n)}
 
 
