@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from genopt.field import Field
-from genopt.stats import UNBOUNDED, paired
+from genopt.stats import UNBOUNDED, cluster_codes, paired
 
 Floats = NDArray[np.float64]
 Mask = NDArray[np.bool_]
@@ -147,11 +147,9 @@ class Shares:
 def shares(values: Floats, *, groups: Sequence[Hashable] | None = None, resamples: int = 2000, seed: int = 0) -> Shares:
     """The bootstrap over examples, the same ones for all points: `values` (points, examples, objectives), NaN where
     nothing is known. Examples of one group are drawn together. Deterministic in `seed`."""
-    names = [("alone", i) if group is None else group for i, group in enumerate(groups or [None] * values.shape[1])]
-    places = {name: place for place, name in enumerate(dict.fromkeys(names))}
-    clusters, known = len(places), ~np.isnan(values)
-    member = np.zeros((clusters, values.shape[1]))
-    member[[places[name] for name in names], range(len(names))] = 1.0
+    codes = cluster_codes(groups, values.shape[1])
+    clusters, known = int(codes.max()) + 1, ~np.isnan(values)
+    member = (codes == np.arange(clusters)[:, None]).astype(np.float64)
     sums = np.einsum("ce,mek->cmk", member, np.where(known, values, 0.0))
     sizes = np.einsum("ce,mek->cmk", member, known.astype(np.float64))
     counts = np.random.default_rng(seed).multinomial(clusters, np.full(clusters, 1 / clusters), resamples)

@@ -155,7 +155,8 @@ kind = {quote(scorer)}{more}{repeats if scorer in COMPARES_SAMPLES else ""}
 # maximize = "quality"
 # [[constraints]]
 # metric = "completion_tokens"
-# at_most = 200.0
+# at_most = 200.0                      # or at_least
+# confidence = 0.9                     # how sure the holdout must be of it for a gain to be claimed
 
 [budget]
 trials = {trials}

@@ -43,12 +43,13 @@ def export(
     or every text it holds as a table.
 
     What the target cannot say is named on stderr, and so is what the same numbers mean otherwise there. Without
-    --trial the winner's settings are taken, or the baseline's where no improvement was shown.
+    --trial the winner's settings are taken, which of several objectives are those of the front's knee, or the
+    baseline's where nothing was shown to be better.
 
     \b
     genopt export study.toml --to ollama -o Modelfile
     genopt export study.toml --create support-tuned         straight into the server
-    genopt export study.toml --to vllm --trial 12
+    genopt export study.toml --to vllm --trial 12           any trial, such as another one of the front
     genopt export study.toml --to transformers -o generation_config.json
     genopt export study.toml --data rows.parquet            one row per text
     """

@@ -100,7 +100,7 @@ class BackendSpec(Engines):
 
 
 class ObjectiveSpec(Table):
-    """One metric to maximize or minimize: a scorer's name or a measured quantity."""
+    """One metric to maximize or minimize: a scorer's name or a measured quantity. Several without weights: a front."""
 
     maximize: str | None = None
     """Metric to raise."""
@@ -122,7 +122,7 @@ class ObjectiveSpec(Table):
 
 
 class ConstraintSpec(Table):
-    """A bound on the mean of a metric."""
+    """A bound on the mean of a metric, which a winner has to meet on the holdout."""
 
     metric: str
     """Scorer's name or measured quantity."""
@@ -155,7 +155,8 @@ class SearchSpec(Table):
     """Who proposes; auto chooses by the space and the budget and records its choice. hgp is genopt's own Gaussian
     process: it weighs each value by how sure it is and sees inside switches. tpe, gp and nsga2 are Optuna's."""
     pruner: Literal["paired", "median", "none"] = "paired"
-    """How bad trials are stopped early."""
+    """How bad trials are stopped early. paired: by what each is worth on the examples that others saw, too; of several
+    objectives in all of them at once, and what surely misses a constraint. median: one objective alone."""
     trials_in_flight: Annotated[int, Field(ge=1, le=256)] | Literal["auto"] = "auto"
     """Trials that share the engine at once; auto = just enough to keep it full."""
     repeats: Annotated[int, Field(ge=1, le=64)] = 1
