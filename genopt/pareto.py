@@ -28,11 +28,12 @@ DOUBT = 0.05  # the chance to be on the front, or not to be, below which a confi
 
 
 def standings(session: Session, *more: Evaluation) -> tuple[list[Evaluation], list[Floats], list[Field]]:
-    """Every measured configuration that could win, `more` of them in flight at the end; the scores of each (see
-    Evaluation.scores); and what they are worth in each objective."""
-    arms = arms_of(session, *more)
-    scores = [arm.scores(session.plan.goal) for arm in arms]
-    columns = range(len(session.plan.goal.directions))
+    """Every measured configuration that could win, `more` of them in flight at the end; the utilities of
+    each in the order of measuring, (observations, objectives); and what they are worth in each objective."""
+    arms, goal = arms_of(session, *more), session.plan.goal
+    columns = range(len(goal.objectives))
+    scores = [np.array([goal.utilities(cell.metrics) for cell in arm.cells.values()]) for arm in arms]
+    scores = [each.reshape(len(each), len(columns)) for each in scores]
     return arms, scores, [fit([each[:, k] for each in scores], len(session.plan.tune)) for k in columns]
 
 

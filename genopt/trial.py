@@ -76,11 +76,6 @@ class Evaluation:
             self._series = (self.cells, len(self.cells), values)
         return self._series[2]
 
-    def scores(self, goal: Goal) -> NDArray[np.float64]:
-        """The same in every objective, (observations, objectives)."""
-        found = [goal.utilities(cell.metrics) for cell in self.cells.values()]
-        return np.array(found, dtype=np.float64).reshape(len(found), len(goal.directions))
-
     def metric(self, name: str) -> NDArray[np.float64]:
         return self._means(lambda cell: cell.metrics.get(name, math.nan), None)
 
