@@ -15,7 +15,8 @@ from typing import Any, Literal
 import numpy as np
 
 from genopt import guards
-from genopt.finals import Candidate, by_model
+from genopt.finals import Candidate
+from genopt.heldout import Pick, answers, picks
 from genopt.objectives import Goal
 from genopt.samples import sample_split
 from genopt.session import Session
@@ -35,6 +36,8 @@ class Verdict:
     units of the objective, > 0 is better; `interval` holds it with confidence 1 - `level`. `harvested` texts of
     `saved_tokens` were had from others that were generated: the other numbers are without them. `split` is the part of
     the difference that comes from the settings, and the one from more samples an answer, where the winner takes more.
+    With `folds` (cross-fitting) the numbers are not those of `params` but of the choosing: in each fold (`key`,
+    `params`, `examples`) what the examples before it chose answered its examples.
     """
 
     schema: int
@@ -65,6 +68,7 @@ class Verdict:
     harvested: int = 0
     saved_tokens: int = 0
     split: Mapping[str, Any] | None = None
+    folds: tuple[Mapping[str, Any], ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values."""
@@ -91,29 +95,29 @@ async def confirm(session: Session, baseline: Evaluation, winner: Candidate | No
             note="no configuration looked better than the baseline while searching",
         )
     repeats = plan.spec.search.confirm_repeats
-    signature = {"key": winner.key, "repeats": repeats}
+    tried = picks(session, winner.evaluation.config)
+    signature: dict[str, Any] = {"key": winner.key, "repeats": repeats}
+    if plan.folds:
+        signature["tried"] = [pick.config.key for pick in tried]
     async with session.crew.turn("looks"):
         looks: list[dict[str, Any]] = list(await session.db(session.study.attribute, "looks") or [])
         if signature not in looks:
             looks.append(signature)
             await session.db(session.study.set_attribute, "looks", looks)
     look = looks.index(signature) + 1
-    configs = (baseline.config, winner.evaluation.config)
-    samples = sum(plan.spec.search.repeats * c.n if not c.deterministic else 1 for c in configs)
+    today = [Pick(baseline.config, plan.holdout)]
     session.enter(
         "confirm",
-        f"winner and baseline on {len(plan.holdout)} examples the search never saw"
+        (
+            f"what each of {len(tried)} folds would choose by the examples before it, and the baseline, on"
+            f" {len(plan.holdout)} examples"
+            if plan.folds
+            else f"winner and baseline on {len(plan.holdout)} examples the search never saw"
+        )
         + (f" (look {look} at them: held to {look_level(look):.3g})" if look > 1 else ""),
-        len(plan.holdout) * samples * repeats,
+        sum(pick.generations(plan.spec.search.repeats) for pick in (*today, *tried)) * repeats,
     )
-    window = max(1, plan.concurrency // plan.spec.search.repeats)
-    before, after = await by_model(
-        configs,
-        lambda config: session.measure(
-            config, examples=plan.holdout, phase="confirm", replicates=repeats, window=window
-        ),
-    )
-    await session.flush()
+    before, after = await answers(session, today, tried)
     result = paired(
         after.utility(),
         before.utility(),
@@ -121,9 +125,14 @@ async def confirm(session: Session, baseline: Evaluation, winner: Candidate | No
         level=1 - look_level(look),
         seed=plan.spec.seed,
     )
-    split = await sample_split(session, before, after, level=1 - look_level(look))
+    split = await sample_split(session, before, after, tried, level=1 - look_level(look))
     meter.harvested, meter.saved_tokens = await session.db(session.store.harvested, session.study.id)
-    return replace(_verdict(session, baseline.config, winner, (result, before, after), look=look), split=split)
+    folds = [
+        {"key": pick.config.key, "params": shown(pick.config.params), "examples": [e.id for e in pick.examples]}
+        for pick in tried
+    ]
+    found = _verdict(session, baseline.config, winner, (result, before, after), look=look)
+    return replace(found, split=split, folds=tuple(folds) if plan.folds else ())
 
 
 def _verdict(

@@ -41,12 +41,13 @@ def standing(session: Session, *more: Evaluation) -> tuple[list[Evaluation], Fie
     """Every measured configuration that could win, `more` of them in flight at the end, and what they are worth."""
     flying, base = {evaluation.config.key for evaluation in more}, session.plan.baseline().key
     found = {**session.parked, **session.evaluations}
-    arms = [found[key] for key in sorted(found) if key not in flying and (key == base or _sound(found[key]))]
+    arms = [found[key] for key in sorted(found) if key not in flying and (key == base or sound(found[key]))]
     arms += more
     return arms, fit([evaluation.series() for evaluation in arms], len(session.plan.tune))
 
 
-def _sound(evaluation: Evaluation) -> bool:
+def sound(evaluation: Evaluation) -> bool:
+    """Whether enough of it could be scored to be put forward."""
     return bool(evaluation.cells) and evaluation.missing() <= MAX_MISSING
 
 
@@ -93,7 +94,7 @@ async def choose_winner(session: Session, baseline: Evaluation) -> Candidate | N
         base = next(i for i, arm in enumerate(arms) if arm.config.key == key)
         lengths = [len(arm.cells) for arm in arms]
         most = [n if arm.config.deterministic else (1 + spec.replicates) * n for arm in arms]
-        able = [i for i, arm in enumerate(arms) if i == base or _feasible(session, arm)]
+        able = [i for i, arm in enumerate(arms) if i == base or feasible(session, arm)]
         most = [m if i in able else 0 for i, m in enumerate(most)]
         chosen = race.promote(field, lengths, most, rng, arms=spec.finalists)
         chosen = [i for i in chosen if i == base or field.chance(i, base) >= LEVEL]
@@ -139,7 +140,7 @@ async def _remember(session: Session, arms: Sequence[Evaluation]) -> None:
         values = arm.utility()
         mean, se = mean_se(values)
         n = int(np.count_nonzero(~np.isnan(values)))
-        known = replace(known, n=n, mean=mean, se=se, eligible=_feasible(session, arm), stopped_early=False)
+        known = replace(known, n=n, mean=mean, se=se, eligible=feasible(session, arm), stopped_early=False)
         session.known[arm.config.key] = known
         taken_up[arm.config.key] = {
             name: getattr(known, name) for name in ("n", "mean", "se", "eligible", "stopped_early")
@@ -167,5 +168,6 @@ async def by_model(
     return [found[config.key] for config in configs]
 
 
-def _feasible(session: Session, evaluation: Evaluation) -> bool:
+def feasible(session: Session, evaluation: Evaluation) -> bool:
+    """Whether its means meet every constraint."""
     return all(v <= 0 for v in session.plan.goal.violations(evaluation.means()).values())

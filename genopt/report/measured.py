@@ -21,6 +21,7 @@ def check_json(checked: Checked) -> dict[str, Any]:
     return {
         "study": plan.spec.name,
         "examples": {"tune": len(plan.tune), "holdout": len(plan.holdout)},
+        "claim": "cross-fitting" if plan.folds else "holdout",
         "dataset": plan.dataset.digest,
         "engine": dict(plan.info.identity),
         "sampler": [plan.sampler.name, plan.sampler.why],
@@ -49,7 +50,8 @@ def check_text(checked: Checked) -> str:
     engine = ", ".join(f"{k} {v}" for k, v in plan.info.identity.items() if k in ("engine", "version", "model"))
     lines = [
         f"Study      {plan.spec.name}: {plan.goal.title}",
-        f"Data       {plan.dataset.source}: {len(plan.tune)} examples to tune on, {len(plan.holdout)} held out",
+        f"Data       {plan.dataset.source}: {len(plan.tune)} examples to tune on, {len(plan.holdout)} held out"
+        + (" by turns (cross-fitting)" if plan.folds else ""),
         f"Engine     {engine}; {plan.concurrency} requests in flight",
         f"Search     {plan.sampler.name} ({plan.sampler.why}), {plan.spec.search.pruner} pruner",
         f"Baseline   {brief(plan.baseline().params)}",

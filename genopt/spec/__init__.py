@@ -61,8 +61,14 @@ class DatasetSpec(Table):
     """Use only so many rows."""
     shuffle: bool = False
     """Shuffle (seeded) before the limit."""
-    holdout: Annotated[float, Field(gt=0, lt=1)] = 0.3
-    """Fraction of rows the search never sees; the claim is made on them."""
+    holdout: Annotated[float, Field(gt=0, lt=1)] | Literal["auto", "cross-fitting"] = "auto"
+    """Fraction of rows the search never sees; the claim is made on them. auto: 0.3, but cross-fitting below 60
+    independent rows: all are searched on, and each choice is tried on rows that come after those it was made by."""
+
+    @property
+    def fraction(self) -> float:
+        """What is held out where anything is."""
+        return self.holdout if isinstance(self.holdout, float) else 0.3
 
     @model_validator(mode="after")
     def _one_source(self) -> DatasetSpec:
