@@ -27,6 +27,7 @@ from genopt.session import Session
 from genopt.spec import StudySpec
 from genopt.spec.confirm import opinions_wanted
 from genopt.spec.read import read_study
+from genopt.warm import check_warm_start
 
 T = TypeVar("T")
 
@@ -121,6 +122,7 @@ async def _run(plan: Plan, on_event: Listener, source: str | None, lease: float)
     try:
         if source is not None:
             await check_source(session, source)
+        await check_warm_start(session)
         await session.open()
         async with session.crew.turn("begin"):
             await check_unchanged(session)

@@ -174,6 +174,9 @@ class SearchSpec(Table):
     """Observations of each holdout example for winner and baseline."""
     stop_when: StopSpec | None = None
     """End before the budget does: { gain_below = 0.005 }."""
+    warm_start: Literal["auto", False] | str = "auto"
+    """Begin with the best settings of earlier studies in the storage on the same model and with what the model itself
+    recommends; false begins with nothing known, a study's name with that study's alone."""
     start: list[str | dict[str, Value]] = []
     """Tried first: names of presets (see genopt params) or tables of settings, fitted into the space."""
 
