@@ -1,10 +1,10 @@
 """python -m benchmarks.search.crossfit [STUDIES]   what is claimed with few examples: cross-fitting against a holdout.
 
 Whole simulated studies (race, finalists, verdict; no sampler) at equal calls, verdict included: as many as 12 samples
-of every example. False claims: the recorded flat table, a random part of its examples for each study, and drawn tables in
-which every configuration suits some examples and not others but none is better, once with and once nearly without noise
-of sampling. Power: drawn tables of 40 configurations, worth N(-0.2, 0.25) against a baseline of 0. A claim is p < 0.05
-and counts by its direction: each has a nominal rate of 2.5 % where nothing is. Intervals are Clopper and Pearson's.
+of every example. False claims: the recorded flat table (other examples of it for each study), and drawn tables in which
+every configuration suits some examples and not others but none is better, once with and once nearly without noise of
+sampling. Power: drawn tables of 40 configurations, worth N(-0.2, 0.25) against a baseline of 0. A claim is p < 0.05 and
+counts by its direction: each has a nominal rate of 2.5 % where nothing is. Intervals are Clopper and Pearson's.
 """
 
 from __future__ import annotations
