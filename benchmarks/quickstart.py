@@ -44,7 +44,7 @@ def held_out(folder: Path, seed: int) -> list[str]:
 
     table = read_study(folder / "study.toml").dataset
     data = dataset.load(path=table.path, folder=folder, reference=table.reference, id=table.id)
-    return [example.id for example in dataset.split(data.examples, holdout=table.holdout, seed=seed)[1]]
+    return [example.id for example in dataset.split(data.examples, holdout=table.fraction, seed=seed)[1]]
 
 
 def run(folder: Path, seed: int) -> dict[str, float | str]:

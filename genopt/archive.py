@@ -120,6 +120,13 @@ class Archive:
                 found[key] = (found[key][0], role)
         return found
 
+    def tried(self) -> dict[str, str]:
+        """Held-out example -> the config_key of what answered it for the winner; empty without a verdict on any."""
+        if not self.verdict or not self.verdict["holdout_examples"]:
+            return {}
+        folds = self.verdict.get("folds") or ()
+        return {example: fold["key"] for fold in folds for example in fold["examples"]}
+
     def to_pandas(self) -> pandas.DataFrame:
         """The trials as a table, one column per parameter (`params.temperature`, ...)."""
         import pandas

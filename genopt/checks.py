@@ -10,6 +10,7 @@ from genopt import dataset as data
 from genopt import output as constrained
 from genopt.backends import make_backend
 from genopt.backends._vllm_options import cpu_build, sharing
+from genopt.crossfit import LEAST
 from genopt.errors import SpecError
 from genopt.prompt import Prompt, problems
 from genopt.space import Choice, Constant, Dimension, Number, SearchSpace, Switch
@@ -38,16 +39,27 @@ def data_problems(
     holdout: Sequence[Example],
     scorers: Mapping[str, Scorer],
 ) -> Iterator[str]:
+    if spec.dataset.holdout == "cross-fitting" and spec.goal().several:
+        yield "dataset.holdout: cross-fitting tries one choice at a time, not a front. Name a fraction, or give weights"
+        return
+    if spec.dataset.holdout in ("auto", "cross-fitting") and not holdout:
+        grouped = any(example.group is not None for example in dataset.examples)
+        yield (
+            f"dataset: {len(dataset.examples)} rows"
+            + (" (those of one group count as one)" if grouped else "")
+            + f" are too few to choose by and to show anything with: that takes {LEAST}. Add rows"
+        )
+        return
     if min(len(tune), len(holdout)) < SMALLEST:
         yield (
             f"dataset.holdout: {len(dataset.examples)} rows split into {len(tune)} to tune on and {len(holdout)} held"
-            f" out; each side needs {SMALLEST}. Add rows, or change holdout ({spec.dataset.holdout:g})"
+            f" out; each side needs {SMALLEST}. Add rows, or change holdout ({spec.dataset.fraction:g})"
         )
     groups = len({("id", e.id) if e.group is None else ("group", e.group) for e in holdout})
     if len(holdout) >= SMALLEST and groups < FEWEST_GROUPS:
         yield (
             f"dataset.group: only {groups} groups of rows are held out, too few to show anything: rows of one group"
-            f" count as one. Name a column with more groups, or change holdout ({spec.dataset.holdout:g})"
+            f" count as one. Name a column with more groups, or change holdout ({spec.dataset.fraction:g})"
         )
     needing = [name for name, scorer in scorers.items() if "references" in scorer.needs]
     if needing:

@@ -15,7 +15,8 @@ from typing import Any, Literal
 import numpy as np
 
 from genopt import guards
-from genopt.finals import Candidate, by_model
+from genopt.finals import Candidate
+from genopt.heldout import Pick, answers, picks
 from genopt.objectives import Goal
 from genopt.samples import sample_split
 from genopt.session import Session
@@ -39,6 +40,8 @@ class Verdict:
     `constraints` says of each how sure it is that winner and baseline meet it on the holdout. `front` and `knee` are of
     a study with several objectives (see pareto.Front): there the winner is the knee, the numbers of the claim are
     those of the first objective, and the p-value is corrected for all that is compared.
+    With `folds` (cross-fitting) the numbers are not those of `params` but of the choosing: in each fold (`key`,
+    `params`, `examples`) what the examples before it chose answered its examples.
     """
 
     schema: int
@@ -72,6 +75,7 @@ class Verdict:
     constraints: Mapping[str, Any] | None = None
     front: tuple[Mapping[str, Any], ...] = ()
     knee: Mapping[str, Any] | None = None
+    folds: tuple[Mapping[str, Any], ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values."""
@@ -98,23 +102,21 @@ async def confirm(session: Session, baseline: Evaluation, winner: Candidate | No
             note="no configuration looked better than the baseline while searching",
         )
     repeats = plan.spec.search.confirm_repeats
-    look = await looked(session, winner.key)
-    configs = (baseline.config, winner.evaluation.config)
-    samples = sum(plan.spec.search.repeats * c.n if not c.deterministic else 1 for c in configs)
+    tried = picks(session, winner.evaluation.config)
+    look = await looked(session, winner.key, [pick.config.key for pick in tried] if plan.folds else None)
+    today = [Pick(baseline.config, plan.holdout)]
     session.enter(
         "confirm",
-        f"winner and baseline on {len(plan.holdout)} examples the search never saw"
+        (
+            f"what each of {len(tried)} folds would choose by the examples before it, and the baseline, on"
+            f" {len(plan.holdout)} examples"
+            if plan.folds
+            else f"winner and baseline on {len(plan.holdout)} examples the search never saw"
+        )
         + (f" (look {look} at them: held to {look_level(look):.3g})" if look > 1 else ""),
-        len(plan.holdout) * samples * repeats,
+        sum(pick.generations(plan.spec.search.repeats) for pick in (*today, *tried)) * repeats,
     )
-    window = max(1, plan.concurrency // plan.spec.search.repeats)
-    before, after = await by_model(
-        configs,
-        lambda config: session.measure(
-            config, examples=plan.holdout, phase="confirm", replicates=repeats, window=window
-        ),
-    )
-    await session.flush()
+    before, after = await answers(session, today, tried)
     result = paired(
         after.utility(),
         before.utility(),
@@ -122,14 +124,21 @@ async def confirm(session: Session, baseline: Evaluation, winner: Candidate | No
         level=1 - look_level(look),
         seed=plan.spec.seed,
     )
-    split = await sample_split(session, before, after, level=1 - look_level(look))
+    split = await sample_split(session, before, after, tried, level=1 - look_level(look))
     meter.harvested, meter.saved_tokens = await session.db(session.store.harvested, session.study.id)
-    return replace(verdict_of(session, baseline.config, winner, (result, before, after), look=look), split=split)
+    folds = [
+        {"key": pick.config.key, "params": shown(pick.config.params), "examples": [e.id for e in pick.examples]}
+        for pick in tried
+    ]
+    found = verdict_of(session, baseline.config, winner, (result, before, after), look=look)
+    return replace(found, split=split, folds=tuple(folds) if plan.folds else ())
 
 
-async def looked(session: Session, who: str | list[str]) -> int:
-    """Which look at the holdout this is; looking once more at the same is none."""
-    signature = {"key": who, "repeats": session.plan.spec.search.confirm_repeats}
+async def looked(session: Session, who: str | list[str], tried: list[str] | None = None) -> int:
+    """Which look at the holdout this is; looking once more at the same is none. `tried`: what answers it for `who`."""
+    signature: dict[str, Any] = {"key": who, "repeats": session.plan.spec.search.confirm_repeats}
+    if tried is not None:
+        signature["tried"] = tried
     async with session.crew.turn("looks"):
         looks: list[dict[str, Any]] = list(await session.db(session.study.attribute, "looks") or [])
         if signature not in looks:

@@ -41,7 +41,7 @@ def arms_of(session: Session, *more: Evaluation) -> list[Evaluation]:
     """Every measured configuration that could win, `more` of them in flight at the end."""
     flying, base = {evaluation.config.key for evaluation in more}, session.plan.baseline().key
     found = {**session.parked, **session.evaluations}
-    arms = [found[key] for key in sorted(found) if key not in flying and (key == base or _sound(found[key]))]
+    arms = [found[key] for key in sorted(found) if key not in flying and (key == base or sound(found[key]))]
     return [*arms, *more]
 
 
@@ -51,7 +51,8 @@ def standing(session: Session, *more: Evaluation) -> tuple[list[Evaluation], Fie
     return arms, fit([evaluation.series() for evaluation in arms], len(session.plan.tune))
 
 
-def _sound(evaluation: Evaluation) -> bool:
+def sound(evaluation: Evaluation) -> bool:
+    """Whether enough of it could be scored to be put forward."""
     return bool(evaluation.cells) and evaluation.missing() <= MAX_MISSING
 
 

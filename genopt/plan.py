@@ -15,6 +15,7 @@ from typing import Any
 from genopt import canonical
 from genopt import dataset as data
 from genopt.answers import Answers, samples_of
+from genopt.crossfit import Fold
 from genopt.harvest import Harvest
 from genopt.meter import Meter
 from genopt.objectives import Goal
@@ -78,6 +79,7 @@ class Plan:
     slots: asyncio.Semaphore
     models: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     output: Mapping[str, Any] = field(default_factory=dict)
+    folds: tuple[Fold, ...] = ()  # of the tune split, whose later examples are then the holdout, too (see crossfit)
     warnings: list[str] = field(default_factory=list)
 
     @property
@@ -206,8 +208,11 @@ class Plan:
         )
 
     def digested(self) -> list[tuple[Example, str, str]]:
-        """Every example with the digest of its content and its split."""
+        """Every example with the digest of its content and its split: "tune", "holdout", or "both" with folds."""
         sides = (("tune", self.tune), ("holdout", self.holdout))
+        if self.folds:
+            tried = {example.id for example in self.holdout}
+            sides = (("tune", tuple(e for e in self.tune if e.id not in tried)), ("both", self.holdout))
         return [(example, data.example_digest(example), side) for side, part in sides for example in part]
 
     def bill(self) -> Bill:
@@ -232,7 +237,7 @@ class Plan:
         return {
             "seed": spec.seed,
             "dataset": self.dataset.digest,
-            "dataset.holdout": spec.dataset.holdout,
+            "dataset.holdout": "cross-fitting" if self.folds else spec.dataset.fraction,
             "prompt": [*self.prompt.texts({}), spec.prompt.shots],
             "backend": dict(sorted(self.info.identity.items())),
             "models": {name: dict(sorted(identity.items())) for name, identity in sorted(self.models.items())},

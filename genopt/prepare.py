@@ -20,6 +20,7 @@ from genopt.checks import (
     names_are_known,
     shots_problems,
 )
+from genopt.crossfit import ENOUGH, Fold, folds
 from genopt.errors import BackendError, GenoptError, MissingExtra, SpecError
 from genopt.names import with_own_names
 from genopt.output import constraint, scorers_with
@@ -63,8 +64,9 @@ async def prepare(spec: StudySpec, *, tell: Callable[[str], None] = lambda text:
     found += chooser_problems(spec, scorers)
     tune: tuple[Example, ...] = ()
     holdout: tuple[Example, ...] = ()
+    parts: tuple[Fold, ...] = ()
     if dataset is not None:
-        tune, holdout = data.split(dataset.examples, holdout=spec.dataset.holdout, seed=spec.seed)
+        tune, holdout, parts = sides(spec, dataset.examples)
         found += data_problems(spec, dataset, tune, holdout, scorers)
         found += shots_problems(spec, space, tune) if space is not None else ()
     if found or dataset is None or prompt is None or space is None or backend is None:
@@ -97,7 +99,7 @@ async def prepare(spec: StudySpec, *, tell: Callable[[str], None] = lambda text:
         keys = {n: scorer_key(tables[n], s, spec.folder, repeats=spec.search.repeats) for n, s in scorers.items()}
         plan = Plan(
             spec, dataset, tune, holdout, prompt, backend, info, space, goal, scorers, keys, sampler, today,
-            slots, models, output, warnings=[*dataset.warnings, *info.notes],
+            slots, models, output, parts, warnings=[*dataset.warnings, *info.notes],
         )  # fmt: skip
         if info.slots is not None and plan.concurrency > info.slots:
             plan.warnings.append(
@@ -167,6 +169,19 @@ def _load(spec: StudySpec) -> data.Dataset:
         format=table.format,
         within=spec.within,
     )
+
+
+def sides(
+    spec: StudySpec, examples: Sequence[Example]
+) -> tuple[tuple[Example, ...], tuple[Example, ...], tuple[Fold, ...]]:
+    """What is tuned on, what the claim is made on, and the folds where the two are not apart."""
+    table, units = spec.dataset, {example.group or ("alone", example.id) for example in examples}
+    many = len(units) >= ENOUGH or spec.goal().several  # a front is measured at one place, on what no choice has seen
+    if table.holdout != "cross-fitting" and (table.holdout != "auto" or many):
+        return *data.split(examples, holdout=table.fraction, seed=spec.seed), ()
+    tune, _ = data.split(examples, holdout=0, seed=spec.seed)
+    parts = folds([example.group for example in tune])
+    return tune, tuple(tune[at] for at in sorted(at for part in parts for at in part.on)), parts
 
 
 def _prompt(spec: StudySpec, space: SearchSpace | None) -> Prompt:

@@ -138,21 +138,27 @@ def simulate(
     batch: float = 0.25,
     order: Sequence[int] | None = None,
     gain_below: float = 0.0,
+    crossfit: bool = False,
 ) -> Outcome:
     """A whole study on recorded scores (arms x examples x samples; higher is better), by the policy of `genopt.search`.
 
     New arms are taken in `order` (default: random) while less than 1 - `finals` of the calls are spent; with
     `gain_below` the study ends when what going on can bring is less. A fraction `holdout` of the examples is kept for
-    the verdict, and one sample of every (arm, example) for its fresh seeds. Deterministic in `seed`.
+    the verdict, and one sample of every (arm, example) for its fresh seeds; with `crossfit` no example is kept, and the
+    claim is that of `genopt.crossfit`. Deterministic in `seed`.
     """
+    from genopt.crossfit import chosen as choice
+    from genopt.crossfit import folds
     from genopt.stats import paired
 
     rng = np.random.default_rng(seed)
     n_arms, n_all, samples = table.shape
     shuffled = rng.permutation(n_all)
     held = shuffled[: round(holdout * n_all)]
-    tune = shuffled[len(held) :]
+    tune = shuffled if crossfit else shuffled[len(held) :]
     n = len(tune)
+    parts = folds([None] * n) if crossfit else ()
+    held = tune[len(parts[0].before) :] if crossfit else held
     cells = np.argsort(rng.random(table.shape), axis=2)
     shuffled_table = np.take_along_axis(table, cells, axis=2)
     stream = shuffled_table[:, tune].transpose(0, 2, 1).reshape(n_arms, -1)
@@ -198,8 +204,13 @@ def simulate(
             known[names[k]] += more
             spent += more
     winner = names[int(np.argmax(now.worth))]
-    late = shuffled_table[:, held]
-    a, b = late[winner, :, 0], late[baseline, :, 0]
+    late = shuffled_table[:, held, -1 if crossfit else 0]
+    tried = [winner] * len(held)
+    if crossfit:
+        scores = [stream[k, :m] for k, m in known.items()]
+        picks = [names[choice(scores, n, part.before, 0)] for part in parts]
+        tried = [pick for pick, part in zip(picks, parts, strict=True) for _ in part.on]
+    a, b = late[tried, range(len(held))], late[baseline]
     result = paired(a, b, resamples=1000, seed=seed)
     if winner == baseline:
         spent -= len(held)

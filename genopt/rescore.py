@@ -207,7 +207,7 @@ def _compared(
         missing=sum(score.value is None for scores in found for score in scores),
         spearman=spearman(*sides) if len(kept) > 2 else math.nan,
         kendall=kendall(*sides) if len(kept) > 2 else math.nan,
-        holdout=_holdout(roles, new, examples),
+        holdout=_holdout(roles, new, examples, archive.tried()),
         calls=usage.calls if usage else 0,
         tokens=usage.tokens if usage else 0,
         warnings=warnings,
@@ -218,10 +218,14 @@ def _holdout(
     roles: Mapping[str, tuple[int | None, str]],
     new: Mapping[tuple[str, Phase], Mapping[str, list[float]]],
     examples: Mapping[str, Example],
+    tried: Mapping[str, str],
 ) -> PairedResult | None:
     """Winner minus baseline under the new scorer, on the examples that both answered in the holdout."""
     by_role = {role: key for key, (_, role) in roles.items()}
     winner = new.get((by_role.get("winner", ""), "confirm"), {})
+    if tried:
+        answered = {example: new.get((key, "confirm"), {}).get(example) for example, key in tried.items()}
+        winner = {example: values for example, values in answered.items() if values is not None}
     baseline = new.get((by_role.get("baseline", ""), "confirm"), {})
     shared = sorted(winner.keys() & baseline.keys())
     if not shared:

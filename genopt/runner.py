@@ -29,6 +29,7 @@ from genopt.spec import StudySpec
 from genopt.spec.confirm import opinions_wanted
 from genopt.spec.read import read_study
 from genopt.trial import Evaluation
+from genopt.warm import check_warm_start
 
 T = TypeVar("T")
 
@@ -123,6 +124,7 @@ async def _run(plan: Plan, on_event: Listener, source: str | None, lease: float)
     try:
         if source is not None:
             await check_source(session, source)
+        await check_warm_start(session)
         await session.open()
         async with session.crew.turn("begin"):
             await check_unchanged(session)

@@ -6,9 +6,10 @@ the winner is also held against itself with one sample an answer, on the same ex
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from genopt.heldout import Pick, answers
 from genopt.session import Session
 from genopt.stats import PairedResult, paired
 from genopt.trial import Evaluation
@@ -17,29 +18,28 @@ SETTINGS, SAMPLES = "settings", "more samples"
 
 
 async def sample_split(
-    session: Session, before: Evaluation, after: Evaluation, *, level: float
+    session: Session, before: Evaluation, after: Evaluation, tried: Sequence[Pick], *, level: float
 ) -> Mapping[str, Any] | None:
-    """The paired difference on the holdout in two parts that add up to it: "settings" (the winner with one sample an
-    answer against the baseline) and "more samples" (the winner against itself with one), each with its interval; None
-    where the winner takes one anyway. Its first samples are there already: nothing is generated, but some may be
+    """The paired difference on the holdout in two parts that add up to it: "settings" (what was `tried` with one sample
+    an answer against the baseline) and "more samples" (that against itself with one), each with its interval; None
+    where one is taken anyway. Its first samples are there already: nothing is generated, but some may be
     scored."""
     plan = session.plan
-    if after.config.n == 1:
+    most = max(pick.config.n for pick in tried)
+    if most == 1:
         return None
-    single = await session.measure(
-        plan.configure({**after.config.params, "n": 1}),
-        examples=plan.holdout,
-        phase="confirm",
-        replicates=plan.spec.search.confirm_repeats,
-    )
-    await session.flush()
+    alone = [
+        pick if pick.config.n == 1 else Pick(plan.configure({**pick.config.params, "n": 1}), pick.examples)
+        for pick in tried
+    ]
+    (single,) = await answers(session, alone)
     groups = [example.group for example in plan.holdout]
 
     def part(better: Evaluation, worse: Evaluation) -> dict[str, Any]:
         found = paired(better.utility(), worse.utility(), groups=groups, level=level, seed=plan.spec.seed)
         return _plain(found, better, worse)
 
-    return {"n": after.config.n, SETTINGS: part(single, before), SAMPLES: part(after, single)}
+    return {"n": most, SETTINGS: part(single, before), SAMPLES: part(after, single)}
 
 
 def _plain(found: PairedResult, better: Evaluation, worse: Evaluation) -> dict[str, Any]:

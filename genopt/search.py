@@ -43,7 +43,8 @@ async def measure_baseline(session: Session) -> Evaluation:
     groups = {example.group or ("alone", example.id) for example in plan.holdout}  # what is independent of what
     effect = minimum_detectable_effect(sd, len(groups))
     size = f"below about {effect:.3f}" if 0 < sd < UNBOUNDED else "of a size that equal scores do not tell"
-    held_out = f"{len(plan.holdout)} held-out examples ({per_example} observation each)"
+    kind = "cross-fitted" if plan.folds else "held-out"
+    held_out = f"{len(plan.holdout)} {kind} examples ({per_example} observation each)"
     session.note(f"with {held_out} a true gain {size} is likely to stay unshown")
     return evaluation
 

@@ -53,7 +53,7 @@ class Session:
         self.worker = as_worker(lease)
         self.patience = Patience(plan.spec.url, tell=self._warn)
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._places = {e.id: at for side in (plan.tune, plan.holdout) for at, e in enumerate(side)}
+        self._places = {e.id: at for side in (plan.holdout, plan.tune) for at, e in enumerate(side)}
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="genopt-study")
         self.store: Store
         self.study: Study

@@ -1,4 +1,5 @@
-"""Owns the starting points of a search: presets and tables of the study file, asked before a sampler proposes."""
+"""Owns the starting points of a search, asked before a sampler proposes: presets and tables of the study file, and what
+is known from before (see warm)."""
 
 from __future__ import annotations
 
@@ -9,6 +10,7 @@ from genopt.presets import PRESETS, fit
 from genopt.session import Session
 from genopt.spec.dimensions import Value
 from genopt.types import Params, ParamValue
+from genopt.warm import warm_starts
 
 
 async def enqueue_starts(session: Session) -> None:
@@ -18,6 +20,8 @@ async def enqueue_starts(session: Session) -> None:
     """
     plan, study = session.plan, session.study
     wanted = [(_name(start), _params(start)) for start in plan.spec.search.start]
+    warm = await warm_starts(session)
+    wanted += warm
     before = list(await session.db(study.attribute, "starts") or [])
     fresh = {name: params for name, params in wanted if name not in before}
     if not fresh:
@@ -26,14 +30,18 @@ async def enqueue_starts(session: Session) -> None:
     told: list[str] = []
     for name, params in fresh.items():
         fitted = fit(plan.space, params, plan.today, lambda sampled: plan.configure(sampled).params)
+        if fitted is None and (name, params) in warm:
+            continue
         if fitted is None:
             session.note(f"search.start: nothing of {name} is searched; it is left out", warning=True)
             continue
-        key = _key(plan, fitted.answers)
+        exact = plan.space.locate(params) if (name, params) in warm else None  # to the last digit
+        answers = fitted.answers if exact is None else exact
+        key = _key(plan, answers)
         if key not in taken:
             taken.add(key)
             told.append(name + (f" (with {', '.join(fitted.changes)})" if fitted.changes else ""))
-            await session.db(study.enqueue, fitted.answers)
+            await session.db(study.enqueue, answers)
     await session.db(study.set_attribute, "starts", [*before, *fresh])
     if told:
         session.note(f"starting with {'; '.join(told)}")

@@ -121,7 +121,8 @@ seed = 0
 path = {quote(data)}
 {answers}
 # group = "document"                   # rows that belong together stay on one side of the split
-holdout = 0.3                          # rows the search never sees; the claim is made on them
+# holdout = 0.3                        # rows the search never sees; the claim is made on them. Below 60 rows the
+                                       # default is cross-fitting: all are searched on, a choice is tried on later ones
 # limit = 500
 
 [prompt]                               # Jinja2 over the row's fields

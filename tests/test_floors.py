@@ -16,13 +16,14 @@ ROOT = Path(genopt.__file__).parent
 FLOORS: dict[int, str] = {
     0: "types errors events",
     1: "space canonical prompt presets _templates _turns metrics extract stats claims agreement racing race field"
-    " fronts objectives lengths words worddiff surrogate geometry proposals",
+    " fronts crossfit objectives lengths words worddiff surrogate geometry proposals",
     2: "spec",
     3: "_loading dataset _rows _examples database tables leases liveness migrations store writer plugins backends"
     " scorers",
     4: "study",
     5: "trial answers harvest meter schedule plan checks names prepare output",
-    6: "session recall samples workers progress guards outcomes starts desk search finals pareto confirm fork runner"
+    6: "session recall heldout samples workers progress guards outcomes starts warm desk search finals pareto confirm"
+    " fork runner"
     " evaluation rescore archive export observations report compare judging imported",
     7: "cli console dashboard template testing __main__ __init__",
 }

@@ -154,7 +154,8 @@ def test_the_shortest_study_gets_its_defaults(tmp_path: Path) -> None:
     assert spec.name == "my study"
     assert spec.url == f"sqlite:///{tmp_path.resolve() / 'my study.db'}"
     assert spec.goal().objectives == (Objective("right", "maximize"),)
-    assert (spec.seed, spec.dataset.holdout, spec.backend.concurrency) == (0, 0.3, "auto")
+    assert (spec.seed, spec.dataset.holdout, spec.backend.concurrency) == (0, "auto", "auto")
+    assert spec.dataset.fraction == 0.3
     assert (spec.search.sampler, spec.search.pruner, spec.search.repeats) == ("auto", "paired", 1)
     assert spec.space == spec.baseline == {}
     assert spec.budget.trials is None

@@ -74,6 +74,7 @@ class LoadedModel:
     template_kwargs: Mapping[str, Any]
     identity: Mapping[str, str]
     defaults: Mapping[str, ParamValue]
+    recommended: Mapping[str, ParamValue]
     notes: tuple[str, ...]
 
     def encode(self, messages: Sequence[Message]) -> tuple[int, ...]:
@@ -229,8 +230,13 @@ def _describe(
             "prompt": chat + extra,
         },
         defaults=_defaults(given),
+        recommended={n: v for n in _SAMPLING if (v := getattr(given, n, None)) is not None},
         notes=tuple(notes),
     )
+
+
+# What a model recommends, although `generate()` samples by it only where do_sample is set, too.
+_SAMPLING = ("temperature", "top_k", "top_p", "min_p", "typical_p", "repetition_penalty")
 
 
 def _defaults(given: Any) -> dict[str, ParamValue]:

@@ -194,6 +194,7 @@ class OllamaBackend:
             identity=self._identity(ready),
             params=params,
             defaults={name: own[name] for name in params},
+            recommended={name: own[name] for name in params if name in model.own.params and name != "max_tokens"},
             concurrency=ready.loaded.slots or 1,
             context=context,
             vocabulary=model.vocabulary,

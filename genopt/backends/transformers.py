@@ -181,6 +181,7 @@ class TransformersBackend:
             identity=loaded.identity,
             params=PARAMS,
             defaults={name: PARAMS[name].coerce(value) for name, value in loaded.defaults.items()},
+            recommended={name: PARAMS[name].coerce(value) for name, value in loaded.recommended.items()},
             concurrency=size if loaded.batchable else 1,
             context=loaded.context,
             vocabulary=loaded.vocabulary,

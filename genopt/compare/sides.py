@@ -114,6 +114,8 @@ def sides(a: str, b: str | None, study: str | None = None) -> tuple[Side, Side]:
         if isinstance(place, tuple) and place[0] not in sources:
             sources[place[0]] = Source.read(place[0])
     phases: tuple[Phase, ...] = ("confirm", "tune")
+    if any(source.archive.tried() for source in sources.values()):  # where nobody answered all that is held out
+        phases = ("tune",)
     for phase in phases:
         found = [
             from_file(place) if isinstance(place, str) else sources[place[0]].side(place[1], phase) for place in places

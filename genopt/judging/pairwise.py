@@ -17,6 +17,7 @@ from genopt.agreement import kendall
 from genopt.confirm import Verdict
 from genopt.errors import GenoptError
 from genopt.finals import Candidate
+from genopt.heldout import Pick, stored
 from genopt.schedule import gather
 from genopt.scorers import make_scorer
 from genopt.scorers.judge import Judge
@@ -41,7 +42,7 @@ async def with_opinions(
     spec = session.plan.spec
     if winner is None or (spec.confirm.pairwise is None and spec.audit is None):
         return verdict
-    pairs = await _pairs(session, baseline, winner.evaluation.config)
+    pairs = await _pairs(session, baseline, stored(session, winner.evaluation.config, verdict.folds))
     opinions: dict[str, Any] = {}
     notes = [verdict.note]
     for name, wanted, ask, tell in (
@@ -58,20 +59,20 @@ async def with_opinions(
     return replace(verdict, opinions=opinions, note="; ".join(filter(None, notes)))
 
 
-async def _pairs(session: Session, baseline: Configuration, winner: Configuration) -> list[Pair]:
+async def _pairs(session: Session, baseline: Configuration, tried: Sequence[Pick]) -> list[Pair]:
     """What both wrote on the holdout, sample by sample; a deterministic one wrote the same every time."""
-    plan = session.plan
-    rows = [await session.memory(config, "confirm") for config in (winner, baseline)]
-    count = 1
-    if not (winner.deterministic and baseline.deterministic):
-        count = plan.spec.search.repeats * plan.spec.search.confirm_repeats
+    spec = session.plan.spec.search
     found: list[Pair] = []
-    for example in plan.holdout:
-        for sample in range(count):
-            samples = (0 if config.deterministic else sample for config in (winner, baseline))
-            one, other = (memory.get((example.id, number)) for memory, number in zip(rows, samples, strict=True))
-            if one is not None and other is not None:
-                found.append((example, one, other))
+    for pick in tried:
+        configs = (pick.config, baseline)
+        rows = [await session.memory(config, "confirm") for config in configs]
+        count = 1 if all(config.deterministic for config in configs) else spec.repeats * spec.confirm_repeats
+        for example in pick.examples:
+            for sample in range(count):
+                samples = (0 if config.deterministic else sample for config in configs)
+                one, other = (memory.get((example.id, number)) for memory, number in zip(rows, samples, strict=True))
+                if one is not None and other is not None:
+                    found.append((example, one, other))
     return found
 
 

@@ -22,7 +22,7 @@ def verdict_text(verdict: Mapping[str, Any]) -> str:
         lines += [
             "",
             f"  {_claimed(verdict['objective'])}",
-            f"  on {verdict['holdout_examples']} examples the search never saw, fresh seeds"
+            f"  on {verdict['holdout_examples']} examples {_unseen(verdict)}, fresh seeds"
             + (f" (look {verdict['look']} at them)" if verdict["look"] > 1 else ""),
             f"    baseline    {verdict['baseline_score']:.4f}",
             f"    winner      {verdict['winner_score']:.4f}",
@@ -79,9 +79,20 @@ def _claimed(objectives: str) -> str:
     return f"{first}   (searched together with: {others})" if others else first
 
 
+def _unseen(verdict: Mapping[str, Any]) -> str:
+    """What the examples of the claim are."""
+    folds = verdict.get("folds") or ()
+    if not folds:
+        return "the search never saw"
+    different = len({fold["key"] for fold in folds})
+    return f"by turns (cross-fitting: {len(folds)} folds, {different} different choices)"
+
+
 def sentence(verdict: Mapping[str, Any]) -> str:
     if verdict.get("knee"):
         return front_sentence(verdict)
+    if verdict.get("folds"):
+        return _sentence_of_folds(verdict)
     match verdict["verdict"]:
         case "improved":
             return (
@@ -92,6 +103,19 @@ def sentence(verdict: Mapping[str, Any]) -> str:
         case "not shown":
             return "Not shown: no improvement could be shown on data the search never saw. Keep the baseline."
     return "No verdict yet."
+
+
+def _sentence_of_folds(verdict: Mapping[str, Any]) -> str:
+    """The claim of a cross-fitted study is about the choosing."""
+    match verdict["verdict"]:
+        case "improved":
+            return (
+                f"Improved: choosing as this study did beats the baseline by {verdict['difference']:+.4f} on examples"
+                " that the choice had not seen."
+            )
+        case "worse":
+            return "Worse: choosing as this study did loses to the baseline on examples that the choice had not seen."
+    return "Not shown: no improvement could be shown on examples that the choice had not seen. Keep the baseline."
 
 
 def best_json(archive: Archive) -> dict[str, Any]:

@@ -26,7 +26,8 @@ class Material:
 
     def units(self, split: str) -> dict[str, str]:
         """Example -> its group; itself where the data have no groups."""
-        return {name: example.group or name for name, (example, side) in self.examples.items() if side == split}
+        here = (split, "both")
+        return {name: example.group or name for name, (example, side) in self.examples.items() if side in here}
 
 
 def collect(archive: Archive) -> Material:

@@ -21,6 +21,7 @@ def check_json(checked: Checked) -> dict[str, Any]:
     return {
         "study": plan.spec.name,
         "examples": {"tune": len(plan.tune), "holdout": len(plan.holdout)},
+        "claim": "cross-fitting" if plan.folds else "holdout",
         "dataset": plan.dataset.digest,
         "engine": dict(plan.info.identity),
         "sampler": [plan.sampler.name, plan.sampler.why],
@@ -49,10 +50,12 @@ def check_text(checked: Checked) -> str:
     engine = ", ".join(f"{k} {v}" for k, v in plan.info.identity.items() if k in ("engine", "version", "model"))
     lines = [
         f"Study      {plan.spec.name}: {plan.goal.title}",
-        f"Data       {plan.dataset.source}: {len(plan.tune)} examples to tune on, {len(plan.holdout)} held out",
+        f"Data       {plan.dataset.source}: {len(plan.tune)} examples to tune on, {len(plan.holdout)} held out"
+        + (" by turns (cross-fitting)" if plan.folds else ""),
         f"Engine     {engine}; {plan.concurrency} requests in flight",
         f"Search     {plan.sampler.name} ({plan.sampler.why}), {plan.spec.search.pruner} pruner",
         f"Baseline   {brief(plan.baseline().params)}",
+        f"Starts     {_starts(plan.spec.search.warm_start)}",
         "Space      " + ", ".join(f"{name}" for name in plan.space.open_dimensions()),
     ]  # fmt: skip
     lines += [f"Code       {line}" for line in found["code"]]
@@ -115,3 +118,11 @@ def params_text(domains: Mapping[str, Domain], defaults: Params) -> str:
         rows.append((name, domain.bounds(), value_text(defaults[name]) if name in defaults else "", search, domain.doc))
     widths = [max(len(row[i]) for row in rows) for i in range(4)]
     return "\n".join("  ".join([*(c.ljust(w) for c, w in zip(row, widths, strict=False)), row[4]]) for row in rows)
+
+
+def _starts(rule: str | bool) -> str:
+    """What a search begins with."""
+    if rule is False:
+        return "nothing known before (search.warm_start = false)"
+    known = "earlier studies here on the same model" if rule in ("auto", True) else f"the study {rule}"
+    return f"the best of {known}, if there are any, and what the model recommends"

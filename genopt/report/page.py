@@ -111,7 +111,14 @@ def _pairs(material: Material, facts: Facts) -> list[dict[str, Any]]:
     if held is None:
         return []
     frame = material.frame[(material.frame["phase"] == "confirm") & (material.frame["sample"] == 0)]
-    texts = {(role, name): text for role, name, text in frame[["role", "example_id", "text"]].itertuples(index=False)}
+    columns = frame[["config_key", "example_id", "text"]]
+    texts = {(key, name): text for key, name, text in columns.itertuples(index=False)}
+    tried, baseline = material.archive.tried(), material.archive.baseline["key"]
+    winner = next((key for key, (_, role) in material.archive.roles().items() if role == "winner"), "")
+
+    def pieces(name: str) -> Any:
+        return word_diff(*(_short(texts[key, name], DIFFED) for key in (baseline, tried.get(name, winner))))
+
     changed = [pair for pair in held.pairs if pair[1] != pair[2]]
     up = [pair for pair in reversed(changed) if pair[2] > pair[1]][:SHOWN]
     down = [pair for pair in changed if pair[2] < pair[1]][:SHOWN]
@@ -121,7 +128,7 @@ def _pairs(material: Material, facts: Facts) -> list[dict[str, Any]]:
             "change": after - before,
             "fields": _fields(material.examples[name][0], facts),
             "references": [_short(reference) for reference in material.examples[name][0].references],
-            "pieces": word_diff(*(_short(texts[role, name], DIFFED) for role in ("baseline", "winner"))),
+            "pieces": pieces(name),
         }
         for name, before, after in (*up, *down)
     ]
@@ -129,7 +136,7 @@ def _pairs(material: Material, facts: Facts) -> list[dict[str, Any]]:
 
 def _data(material: Material, facts: Facts, maps: Sequence[heatmap.Sheet]) -> dict[str, Any]:
     """What the heat maps show when a cell is chosen."""
-    tune = [example for example, side in material.examples.values() if side == "tune"]
+    tune = [example for example, side in material.examples.values() if side != "holdout"]
     place, units = {example.id: index for index, example in enumerate(tune)}, material.units("tune")
     members: dict[str, list[int]] = {}
     for example in tune:

@@ -32,7 +32,6 @@ def facts_of(material: Material) -> Facts:
     params = [dict(each.params) for each in measured]
     important = importances(params, gains)
     tune = paired_table(frame)
-    splits = [side for _, side in material.examples.values()]
     return Facts(
         name=archive.name,
         objective=goal.title,
@@ -49,7 +48,7 @@ def facts_of(material: Material) -> Facts:
         cost=_cost(material, tune.shape[1]),
         scorers=_scorers(material),
         finishes=_finishes(frame),
-        examples={side: splits.count(side) for side in ("tune", "holdout")},
+        examples={side: len(material.units(side)) for side in ("tune", "holdout")},
         groups={side: len(set(material.units(side).values())) for side in ("tune", "holdout")},
         sampler=tuple(archive.sampler),
         description=archive.description,
@@ -104,18 +103,25 @@ def _held_out(material: Material) -> HeldOut | None:
     archive, frame, verdict = material.archive, material.frame, material.archive.verdict
     table = paired_table(frame, "confirm")
     winner = next((key for key, (_, role) in archive.roles().items() if role == "winner"), None)
-    if not verdict or not verdict["holdout_examples"] or winner not in table.index:
+    tried = archive.tried()
+    if not verdict or not verdict["holdout_examples"] or (winner not in table.index and not tried):
         return None
-    keys, order = (archive.baseline["key"], winner), [e for e, (_, side) in material.examples.items() if side != "tune"]
-    table = table.reindex(columns=order)
+    order = [example for example, (_, side) in material.examples.items() if side != "tune"]
+
+    def sides(table: pandas.DataFrame) -> tuple[pandas.Series[float], pandas.Series[float]]:
+        table = table.reindex(columns=order)
+        before = table.loc[archive.baseline["key"]]
+        if not tried:
+            return before, table.loc[winner]
+        return before, before.copy().mask([True] * len(order), [table.at[tried[name], name] for name in order])
+
     units, goal = material.units("holdout"), archive.goal
     groups = [units[name] for name in order]
-    before, after = (table.loc[key] for key in keys)
+    before, after = sides(table)
     seed, level = int(archive.description.get("seed", 0)), 1 - verdict["level"]
     changes = []
     for name in verdict["metrics"] or {}:
-        metric = paired_table(frame, "confirm", f"metric.{name}").reindex(columns=order)
-        old, new = (metric.loc[key] for key in keys)
+        old, new = sides(paired_table(frame, "confirm", f"metric.{name}"))
         change = paired(new.to_numpy(), old.to_numpy(), groups=groups, level=level, resamples=0)
         difference = Estimate(change.difference if change.n else math.nan, change.low, change.high)
         changes.append(Change(name, _mean(old), _mean(new), difference))

@@ -61,8 +61,14 @@ class DatasetSpec(Table):
     """Use only so many rows."""
     shuffle: bool = False
     """Shuffle (seeded) before the limit."""
-    holdout: Annotated[float, Field(gt=0, lt=1)] = 0.3
-    """Fraction of rows the search never sees; the claim is made on them."""
+    holdout: Annotated[float, Field(gt=0, lt=1)] | Literal["auto", "cross-fitting"] = "auto"
+    """Fraction of rows the search never sees; the claim is made on them. auto: 0.3, but cross-fitting below 60
+    independent rows with one objective: all are searched on, a choice is tried on rows after those it was made by."""
+
+    @property
+    def fraction(self) -> float:
+        """What is held out where anything is."""
+        return self.holdout if isinstance(self.holdout, float) else 0.3
 
     @model_validator(mode="after")
     def _one_source(self) -> DatasetSpec:
@@ -173,6 +179,9 @@ class SearchSpec(Table):
     """Observations of each holdout example for winner and baseline."""
     stop_when: StopSpec | None = None
     """End before the budget does: { gain_below = 0.005 }."""
+    warm_start: Literal["auto", False] | str = "auto"
+    """Begin with the best settings of earlier studies in the storage on the same model and with what the model itself
+    recommends; false begins with nothing known, a study's name with that study's alone."""
     start: list[str | dict[str, Value]] = []
     """Tried first: names of presets (see genopt params) or tables of settings, fitted into the space."""
 
