@@ -22,7 +22,7 @@ from genopt.fronts import Floats
 from genopt.objectives import Goal
 from genopt.session import Session
 from genopt.stats import UNBOUNDED, PairedResult, look_level, paired
-from genopt.trial import Evaluation
+from genopt.trial import Evaluation, mean_of
 
 DOUBT = 0.05  # the chance to be on the front, or not to be, below which a configuration is not measured further
 
@@ -157,7 +157,7 @@ def held_out(goal: Goal, baseline: Evaluation, members: Sequence[Evaluation], *,
     p_values[others] = np.reshape(max_t(claims, groups=groups, seed=seed), (len(others), len(before)))
     meet = [i for i, member in enumerate(members) if not goal.doubtful(member.chances(goal))] or range(len(members))
     kept = values[list(meet)].transpose(0, 2, 1)
-    knee = fronts.knee(np.nanmean(kept, axis=1))
+    knee = fronts.knee([[mean_of(column) for column in each.T] for each in kept])
     found = fronts.shares(kept, groups=groups, seed=seed)
     shares = fronts.Shares(np.zeros(len(members)), np.zeros(len(members)))
     shares.front[list(meet)], shares.knee[list(meet)] = found.front, found.knee
