@@ -110,7 +110,9 @@ def knee(points: ArrayLike) -> Knee:
     which the scaled objectives sum to 1). Of equals, as the ends are, the one that is best in the first objective.
     Points that others beat are left out."""
     p = np.asarray(points, dtype=np.float64)
-    distance = _beyond(p, on := front(p))
+    if not (on := front(p)).any():
+        return Knee(0, 0.0)  # nothing is known of any
+    distance = _beyond(p, on)
     place = int(_places(p, on))
     return Knee(place, float(distance[place]))
 

@@ -22,7 +22,7 @@ from genopt.fronts import Floats
 from genopt.objectives import Goal
 from genopt.session import Session
 from genopt.stats import UNBOUNDED, PairedResult, look_level, paired
-from genopt.trial import Evaluation
+from genopt.trial import Evaluation, mean_of
 
 DOUBT = 0.05  # the chance to be on the front, or not to be, below which a configuration is not measured further
 
@@ -105,6 +105,11 @@ class Front:
             and sign * objective.sign * self._against(place, objective.metric).difference > 0
         ]
 
+    def behind(self, place: int) -> list[str]:
+        """The objectives in which a member's mean is worse than the baseline's, shown or not."""
+        against = ((o, self._against(place, o.metric)) for o in self.goal.objectives)
+        return [objective.metric for objective, result in against if objective.sign * result.difference < 0]
+
     def _against(self, place: int, metric: str) -> PairedResult:
         values, before = (each.metric(metric) for each in (self.members[place], self.baseline))
         return paired(values, before, groups=self._groups, level=1 - self.level, resamples=0)
@@ -130,6 +135,7 @@ class Front:
                 "difference_interval": _limits(change.low, change.high),
                 "p_value": None if is_baseline else float(self.p_values[place, k]),
                 "shown": "better" if objective.metric in better else "worse" if objective.metric in worse else "",
+                "behind": objective.metric in self.behind(place),
             }
         return {
             "trial": number,
@@ -157,7 +163,7 @@ def held_out(goal: Goal, baseline: Evaluation, members: Sequence[Evaluation], *,
     p_values[others] = np.reshape(max_t(claims, groups=groups, seed=seed), (len(others), len(before)))
     meet = [i for i, member in enumerate(members) if not goal.doubtful(member.chances(goal))] or range(len(members))
     kept = values[list(meet)].transpose(0, 2, 1)
-    knee = fronts.knee(np.nanmean(kept, axis=1))
+    knee = fronts.knee([[mean_of(column) for column in each.T] for each in kept])
     found = fronts.shares(kept, groups=groups, seed=seed)
     shares = fronts.Shares(np.zeros(len(members)), np.zeros(len(members)))
     shares.front[list(meet)], shares.knee[list(meet)] = found.front, found.knee
@@ -169,8 +175,9 @@ async def confirm_front(
 ) -> tuple[Verdict, Candidate | None]:
     """The verdict on the knee of the front, and the knee: None where that is the baseline.
 
-    "improved" where the knee is shown better than the baseline in at least one objective and worse in none, "worse"
-    where it is the other way round; a trade of one objective for another is "not shown", and the note says what it is.
+    "improved" where the knee is shown better than the baseline in at least one objective and its mean is behind in
+    none, "worse" where it is shown worse in one and better in none. What gives one for another, or perhaps does so, is
+    a trade: "not shown", and the note says which. That no loss is shown on few examples is no sign that there is none.
     """
     plan, base = session.plan, baseline.config
     configs = {base.key: base, **{member.config.key: member.config for member in members}}
@@ -238,8 +245,11 @@ def _conclusion(found: Front, numbers: Sequence[int | None]) -> tuple[Conclusion
     better, worse = found.shown(place, "better"), found.shown(place, "worse")
     notes = [misses("the baseline", found.baseline, found.goal)]
     kind: Conclusion = "not shown"
-    if better and worse:
-        notes.append(f"a trade: better in {', '.join(better)}, worse in {', '.join(worse)} than the baseline")
+    if better and (behind := found.behind(place)):
+        perhaps = [name for name in behind if name not in worse]
+        paid = [f"worse in {', '.join(worse)}"] if worse else []
+        paid += [f"perhaps worse in {', '.join(perhaps)}"] if perhaps else []
+        notes.append(f"a trade: better in {', '.join(better)}, {' and '.join(paid)} than the baseline")
     elif better or worse:
         kind = "improved" if better else "worse"
     if kind == "improved" and (why := barred(after, found.goal)):
@@ -247,10 +257,8 @@ def _conclusion(found: Front, numbers: Sequence[int | None]) -> tuple[Conclusion
         notes.append(why)
     for other, number in enumerate(numbers):
         gains = found.shown(other, "better")
-        if other != place and gains and not found.shown(other, "worse"):
-            notes.append(
-                f"trial {number} of the front is better in {', '.join(gains)}, too, and shown worse in nothing"
-            )
+        if other != place and gains and not found.behind(other):
+            notes.append(f"trial {number} of the front is better in {', '.join(gains)}, too, and behind in nothing")
     return kind, "; ".join(filter(None, notes))
 
 

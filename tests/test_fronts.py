@@ -116,6 +116,7 @@ def test_a_front_without_a_bulge_has_an_end_for_a_knee_and_says_so() -> None:
     hollow = fronts.knee(np.stack([x, (1 - x) ** 2], axis=1))
     assert hollow.place == 10 and hollow.distance == pytest.approx(0)
     assert fronts.knee([[2.0, 3.0]]).place == 0
+    assert fronts.knee([[np.nan, 3.0]]) == fronts.Knee(0, 0.0)
     assert [fronts.knee(two).place for two in ([[0.0, 1.0], [1.0, 0.0]], [[1.0, 0.0], [0.0, 1.0]])] == [1, 0]
     sphere = np.array([[1, 0, 0], [0, 1, 0], [0, 0, 1], [0.6, 0.6, 0.5], [0.1, 0.1, 0.95], [0.5, 0.5, 0.4]])
     assert fronts.knee(sphere).place == 3

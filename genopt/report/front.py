@@ -30,15 +30,14 @@ def knee_of(verdict: Mapping[str, Any]) -> Mapping[str, Any] | None:
 def front_sentence(verdict: Mapping[str, Any]) -> str:
     """What the holdout says of the knee, in one sentence."""
     member = knee_of(verdict) or {"objectives": {}}
-    better, worse = (
-        [name for name, found in member["objectives"].items() if found["shown"] == what] for what in ("better", "worse")
-    )
-    gains, losses = " and ".join(better), " and ".join(worse)
+    told = member["objectives"].items()
+    gains = " and ".join(name for name, found in told if found["shown"] == "better")
+    losses = " and ".join(name for name, found in told if found["shown"] == "worse" or found["behind"])
     unseen = "on data the search never saw"
     if verdict["verdict"] == "improved":
-        return f"Improved: the knee of the front is better in {gains}, and shown worse in nothing, {unseen}."
+        return f"Improved: the knee of the front is better in {gains}, and behind in nothing, {unseen}."
     if suggested(verdict):
-        return f"A trade: the knee of the front is better in {gains}, and worse in {losses or 'nothing'}, {unseen}."
+        return f"A trade: the knee of the front is better in {gains}, and behind in {losses}, {unseen}."
     if verdict["verdict"] == "worse":
         return f"Worse: the knee of the front is worse in {losses}, and shown better in nothing, {unseen}."
     return f"Not shown: no improvement of the front's knee could be shown {unseen}. Keep the baseline."
