@@ -276,36 +276,35 @@ def filled(session: Session, config: Configuration) -> tuple[Evaluation, dict[st
 
 
 async def opened(plan: Plan, trials: int) -> dict[str, float]:
-    """Seconds to open a study that is there until it can be searched on, to ask for the next trial, and to have all
-    scores at hand, which comes before that trial's first request."""
+    """Seconds, and CPU-seconds of this process, to open a study that is there until it can be searched on, to ask for
+    the next trial, and to have all scores at hand, which comes before that trial's first request."""
     session = Session(plan, silence)
     try:
-        began = time.perf_counter()
+        marks = [(time.perf_counter(), time.process_time())]
         await session.open()
         await check_unchanged(session)
         await session.start()
         await measure_baseline(session)
-        ready = time.perf_counter()
+        marks.append((time.perf_counter(), time.process_time()))
         asked = await session.ask(Budget(trials + 10), [])
-        done = time.perf_counter()
+        marks.append((time.perf_counter(), time.process_time()))
         await session.recall()
-        recalled = time.perf_counter()
+        marks.append((time.perf_counter(), time.process_time()))
         assert asked is not None and len(session.evaluations) == trials and not session.meter.here
-        return {"opening": ready - began, "ask": done - ready, "all scores": recalled - done}
+        found: dict[str, float] = {}
+        for name, before, after in zip(("opening", "ask", "all scores"), marks[:-1], marks[1:], strict=True):
+            found |= {name: after[0] - before[0], f"{name}, CPU": after[1] - before[1]}
+        return found
     finally:
         await session.close()
 
 
-def large(server: Postgres, trials: int, examples: int, runs: int) -> dict[str, Any]:
+def large(server: Postgres, trials: int, examples: int, runs: int) -> dict[str, float]:
     """A filled study's times, each the median of `runs` processes of its own."""
-    url = server.database(f"large{examples}")
-    program = [sys.executable, __file__, "open", url, str(trials), str(examples)]
-    began = time.perf_counter()
+    program = [sys.executable, __file__, "open", server.database(f"large{examples}"), str(trials), str(examples)]
     subprocess.run([*program, "--fill"], check=True)
-    took = time.perf_counter() - began
     found = [json.loads(subprocess.run(program, check=True, capture_output=True).stdout) for _ in range(runs)]
-    medians = {name: statistics.median(each[name] for each in found) for name in found[0]}
-    return {"trials": trials, "observations": trials * examples, "filled in": took, **medians}
+    return {name: statistics.median(each[name] for each in found) for name in found[0]}
 
 
 async def work_on(url: str, trials: int, examples: int, *, filling: bool) -> None:
@@ -341,13 +340,12 @@ def main() -> None:
         return
     with Postgres() as server:
         if args.command == "large":
-            print(
-                "| trials | observations | filled in s | opening s | ask s | all scores s |\n|---|---|---|---|---|---|"
-            )
+            columns = ("opening", "opening, CPU", "ask", "ask, CPU", "all scores", "all scores, CPU")
+            print(f"| trials | observations | {' | '.join(columns)} |", "|---" * (2 + len(columns)) + "|", sep="\n")
             for examples in args.examples:
                 found = large(server, args.trials, examples, args.runs)
-                times = " | ".join(f"{found[name]:.2f}" for name in ("filled in", "opening", "ask", "all scores"))
-                print(f"| {found['trials']:,} | {found['observations']:,} | {times} |", flush=True)
+                times = " | ".join(f"{found[name]:.2f}" for name in columns)
+                print(f"| {args.trials:,} | {args.trials * examples:,} | {times} |", flush=True)
             return
         paces = []
         for count in args.workers:

@@ -100,3 +100,28 @@ def test_engine_and_peer_are_asked_for_the_same() -> None:
     assert len(set(prompts)) == embedded.PROMPTS
     assert prompts[0].startswith("<|user|>Walk: Maple Circuit\nLength: 5 km")
     assert embedded.older('{"model": {"merges": [["a", "b"]]}}') == '{"model": {"merges": ["a b"]}}'
+
+
+def test_workers_are_watched_from_when_all_of_them_search(tmp_path: Path) -> None:
+    scale = script("scale")
+    baseline = [at / 10 for at in range(scale.EXAMPLES)]  # the last one at 9.9
+
+    def log(name: str, times: list[float]) -> None:
+        (tmp_path / name).write_text("".join(f"{at}\n" for at in times), encoding="ascii")
+
+    log("one", [*baseline[::2], 20.0])
+    assert not scale.searching(tmp_path, 2), "the other has not begun"
+    log("two", baseline[1::2])
+    assert not scale.searching(tmp_path, 2), "the other measures the baseline still"
+    log("two", [*baseline[1::2], 9.9 + 3.1 * scale.SERVICE])
+    assert scale.searching(tmp_path, 2)
+
+
+def test_workers_are_held_against_one_of_them_and_against_their_engines() -> None:
+    scale = script("scale")
+    engine = scale.PLACES / scale.SERVICE
+    paces = [scale.Pace(1, round(9 * engine), 10.0, 3.0, 1.0), scale.Pace(4, round(32.4 * engine), 10.0, 12.0, 4.0)]
+    assert scale.workers_table(paces)[2:] == [
+        f"| 1 | {0.9 * engine:.1f} | 1.00 | 0.90 | 3 | 1 |",
+        f"| 4 | {3.24 * engine:.1f} | 0.90 | 0.81 | 12 | 4 |",
+    ]

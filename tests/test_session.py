@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import sqlite3
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,7 +18,7 @@ from genopt.leases import LEASE, Worker, worked
 from genopt.liveness import alive, as_worker
 from genopt.trial import Configuration, Evaluation
 from genopt.types import Params
-from tests.studies import backend, opened, query
+from tests.studies import backend, opened, query, run
 from tests.toy import study
 
 SAMPLING: Params = {"decoding": "sampling", "temperature": 0.7, "top_p": 0.9}
@@ -102,6 +104,47 @@ def test_a_replicate_is_fresh_but_for_greedy_configurations(tmp_path: Path) -> N
             assert engine.requests == 72 + 36
 
     asyncio.run(main())
+
+
+@pytest.mark.parametrize("repeats", [1, 2])
+def test_what_finished_trials_scored_is_read_when_it_is_gone_by_and_not_before(tmp_path: Path, repeats: int) -> None:
+    """In few statements; what is lost of it is made again, and equals what was measured."""
+    search = {"sampler": "random", "pruner": "paired", "repeats": repeats}
+    table = study(tmp_path, search=search, budget={"trials": 8})
+    assert run(table, tmp_path).decided().verdict is not None
+
+    async def recalled(lost: int) -> None:
+        async with opened(table, tmp_path) as (_, session, engine):
+            reads: list[str] = []
+            db = session.db
+
+            async def counted(action: Any, *args: Any) -> Any:
+                reads.append(action.__name__)
+                return await db(action, *args)
+
+            session.db = counted  # type: ignore[method-assign]
+            known = dict(session.known)
+            assert len(known) == 8 and not session.evaluations and not session.parked
+            await session.recall()
+            found = {**session.parked, **session.evaluations}
+            assert found.keys() == known.keys()
+            assert engine.requests == lost
+            if not lost:
+                assert reads == ["rows_of"]
+            for key, evaluation in found.items():
+                again = await session.measure(evaluation.config, upto=len(evaluation.cells))
+                assert again.cells == evaluation.cells, key
+                if not known[key].stopped_early:
+                    assert evaluation.utility().mean() == pytest.approx(known[key].mean)
+            await session.recall()
+            assert engine.requests == lost
+
+    asyncio.run(recalled(0))
+    first = "SELECT id FROM genopt_generations WHERE phase = 'tune' AND sample = 0 LIMIT 1"
+    with closing(sqlite3.connect(tmp_path / "toy.db")) as connection:
+        assert connection.execute(f"DELETE FROM genopt_generations WHERE id = ({first})").rowcount == 1
+        connection.commit()
+    asyncio.run(recalled(1))
 
 
 @pytest.mark.parametrize("repeats", [1, 3])

@@ -87,6 +87,8 @@ def test_rows_are_those_of_one_study_configuration_and_phase(store: Store) -> No
         ("r1", 1),
     }
     assert store.rows(1, KEY, "tune", of=[]) == []
+    several = store.rows_of(1, [KEY, "b" * 64, "c" * 64], "tune")
+    assert {key: len(found) for key, found in several.items()} == {KEY: 3, "b" * 64: 1, "c" * 64: 0}
 
 
 def test_a_row_that_exists_is_left_as_it_is(store: Store) -> None:
