@@ -143,10 +143,10 @@ def end_with_parent() -> None:
 
 
 def study_arguments(
-    study: Path, overrides: Sequence[str], *, fork: str | None, quiet: bool, lease: float, allow_outside: bool
+    study: Path, overrides: Sequence[str], *, fork: str | None, quiet: bool, allow_outside: bool, **seconds: float
 ) -> list[str]:
-    """What a worker is told of the same command."""
-    arguments = [str(study), "--lease", str(lease)]
+    """What a worker is told of the same command; `seconds` are its options of time."""
+    arguments = [str(study), *(word for name, value in seconds.items() for word in (f"--{name}", str(value)))]
     for override in overrides:
         arguments += ["--set", override]
     flags = {"--quiet": quiet, "--allow-outside": allow_outside}
