@@ -13,14 +13,7 @@ from sqlalchemy.engine import Engine
 
 T = TypeVar("T")
 SILENCE = 60  # seconds without a byte after which an answer is no longer expected, and what was asked is asked anew
-# What a server is to do about a client that vanished in the middle: it would hold its locks for hours otherwise.
-FOR_POSTGRESQL = (
-    f"SET idle_in_transaction_session_timeout = '{SILENCE}s'",
-    "SET tcp_keepalives_idle = 15",
-    "SET tcp_keepalives_interval = 5",
-    "SET tcp_keepalives_count = 3",
-)
-FOR_MYSQL = (f"SET SESSION wait_timeout = {2 * SILENCE}",)
+KEPT_ALIVE = ("SET tcp_keepalives_idle = 15", "SET tcp_keepalives_interval = 5", "SET tcp_keepalives_count = 3")
 
 
 def tune(engine: Engine) -> None:
@@ -28,11 +21,11 @@ def tune(engine: Engine) -> None:
     if engine.dialect.name == "sqlite":
         _tune_sqlite(engine)
     elif engine.dialect.name == "postgresql":
-        _tell(engine, FOR_POSTGRESQL)
+        _tell(engine, f"SET idle_in_transaction_session_timeout = '{_gone()}s'", *KEPT_ALIVE)
         if engine.dialect.driver == "psycopg":
             _listen(engine)
     elif engine.dialect.name in ("mysql", "mariadb"):
-        _tell(engine, FOR_MYSQL)
+        _tell(engine, f"SET SESSION wait_timeout = {_gone()}")
     engine.dispose()
 
 
@@ -67,7 +60,13 @@ def _tune_sqlite(engine: Engine) -> None:
         connection.exec_driver_sql("BEGIN IMMEDIATE")
 
 
-def _tell(engine: Engine, statements: tuple[str, ...]) -> None:
+def _gone() -> int:
+    """Seconds of silence after which a server gives up a client, whose locks stop the others: before these lose
+    patience."""
+    return max(1, SILENCE // 3)
+
+
+def _tell(engine: Engine, *statements: str) -> None:
     @event.listens_for(engine, "connect")
     def _connect(connection: Any, _: Any) -> None:
         with connection.cursor() as cursor:

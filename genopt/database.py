@@ -27,6 +27,7 @@ UNANSWERED = (
     *("starting up", "shutting down", "recovery", "not yet accepting", "connection slots", "too many c"),
     *("closed the connection", "lost connection", "gone away", "server shutdown", "no answer for"),
 )
+GIVEN_UP = "25P03"  # PostgreSQL heard nothing in the middle of a transaction, and ended the session
 WORN_OUT = (8, 10, 13, 14)  # SQLite's READONLY, IOERR, FULL and CANTOPEN
 PATIENCE = 900.0  # seconds that a database may be away before a worker gives up
 
@@ -78,6 +79,8 @@ def passing(error: BaseException | None) -> bool:
             if isinstance(error.orig, Exception) and type(error.orig).__module__.startswith("sqlite3"):
                 said = str(error.orig).lower()
                 return "locked" in said or "busy" in said
+            if getattr(error.orig, "sqlstate", None) == GIVEN_UP:
+                return True
             return error.connection_invalidated or isinstance(error, (sa.exc.OperationalError, sa.exc.InterfaceError))
         if isinstance(error, sa.exc.TimeoutError):
             return True

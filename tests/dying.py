@@ -102,8 +102,8 @@ class Command:
 
 @contextmanager
 def command(folder: Path, *words: str, **options: Any) -> Iterator[Command]:
-    """The command `genopt optimize study.toml --quiet --json WORDS`, running; killed if it still runs in the end."""
-    made = Command(folder, ["optimize", "study.toml", "--quiet", "--json", *words], **options)
+    """The command `genopt optimize study.toml --json WORDS`, running; killed if it still runs in the end."""
+    made = Command(folder, ["optimize", "study.toml", "--json", *words], **options)
     try:
         yield made
     finally:

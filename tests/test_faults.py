@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
+from genopt.cli._fleet import DEATHS, run_fleet
 from tests.dying import command, complete
-from tests.processes import log, write_study
+from tests.processes import finish, log, running, when, write_study
 from tests.studies import generations, query
 from tests.test_resume import requested
 
@@ -102,3 +106,37 @@ def test_a_worker_killed_anywhere_leaves_its_work_to_the_one_beside_it(calm: Pat
     assert not kept & {requested(line) for line in log(tmp_path)[before:]}
     assert generations(tmp_path) == generations(calm)
     nothing_is_left(tmp_path)
+
+
+def children(pid: int) -> list[int]:
+    """The processes that a process has started, and that are there."""
+    return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="ascii").split()]
+
+
+def test_a_worker_that_the_system_kills_is_started_again(tmp_path: Path) -> None:
+    """As it does where memory runs out; the study ends as if nothing had happened."""
+    write_study(tmp_path, rows=20, trials=6, delay=0.5)
+    with running(tmp_path, "--workers", "2") as parent:
+        assert when(tmp_path, parent, lambda lines: len(lines) >= 8)
+        os.kill(children(parent.pid)[0], signal.SIGKILL)
+        ended = finish(parent)
+    assert ended.verdict["trials"] == 6
+    assert ended.err.count("was killed by the system, most likely because memory ran out; it is started again") == 1
+    nothing_is_left(tmp_path)
+
+
+def test_workers_that_are_killed_again_and_again_are_given_up(tmp_path: Path) -> None:
+    code = "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"
+    said: list[str] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "executable", str(script(tmp_path / "dies", code)))
+        assert run_fleet([], 2, storage=None, say=said.append) == (137, None)
+    assert sum("it is started again" in line for line in said) == 2 * DEATHS
+    assert any("none is left" in line for line in said) and any("fewer --workers" in line for line in said)
+
+
+def script(path: Path, code: str) -> Path:
+    """A program that does this, whatever it is told."""
+    path.write_text(f"#!{sys.executable}\n{code}\n", encoding="utf-8")
+    path.chmod(0o700)
+    return path
