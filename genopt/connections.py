@@ -3,6 +3,7 @@ longer there."""
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Generator
 from typing import Any, TypeVar
@@ -26,6 +27,10 @@ def tune(engine: Engine) -> None:
             _listen(engine)
     elif engine.dialect.name in ("mysql", "mariadb"):
         _tell(engine, f"SET SESSION wait_timeout = {_gone()}")
+    if engine.dialect.name != "sqlite":
+        logging.getLogger("sqlalchemy.pool").setLevel(
+            logging.CRITICAL
+        )  # a lost connection is told of, without traceback
     engine.dispose()
 
 

@@ -82,7 +82,7 @@ def passing(error: BaseException | None) -> bool:
             if getattr(error.orig, "sqlstate", None) == GIVEN_UP:
                 return True
             return error.connection_invalidated or isinstance(error, (sa.exc.OperationalError, sa.exc.InterfaceError))
-        if isinstance(error, sa.exc.TimeoutError):
+        if isinstance(error, (sa.exc.TimeoutError, sa.exc.PendingRollbackError)):  # what ends the session that was lost
             return True
         error = error.__cause__
     return False

@@ -126,7 +126,6 @@ class Writer:
         except BaseException as error:
             failure = self._failure(error)
             failure.__cause__ = error
-            log.error("%s", failure)
             with self._wake:
                 self._error = error
                 for future in [*waiting, *self._waiting]:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import signal
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -140,3 +142,23 @@ def script(path: Path, code: str) -> Path:
     path.write_text(f"#!{sys.executable}\n{code}\n", encoding="utf-8")
     path.chmod(0o700)
     return path
+
+
+def limited(size: int) -> None:
+    """As on a full disk: no file may grow beyond so many bytes."""
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
+
+
+def test_a_full_disk_is_one_clear_error_and_the_study_goes_on_when_there_is_room(calm: Path, tmp_path: Path) -> None:
+    small(tmp_path)
+    full = complete(tmp_path, "--quiet", prepare=partial(limited, 250_000))
+    assert full.code == 2
+    (error,) = [line for line in full.err.splitlines() if line.strip() and not line.startswith("  ")]
+    assert "cannot be written any longer" in error and "make room on its disk" in full.err
+    kept, before = committed(tmp_path), len(log(tmp_path))
+    assert kept
+    assert complete(tmp_path).verdict["verdict"]
+    assert not kept & {requested(line) for line in log(tmp_path)[before:]}
+    assert generations(tmp_path) == generations(calm)
+    nothing_is_left(tmp_path)
