@@ -28,9 +28,7 @@ def tune(engine: Engine) -> None:
     elif engine.dialect.name in ("mysql", "mariadb"):
         _tell(engine, f"SET SESSION wait_timeout = {_gone()}")
     if engine.dialect.name != "sqlite":
-        logging.getLogger("sqlalchemy.pool").setLevel(
-            logging.CRITICAL
-        )  # a lost connection is told of, without traceback
+        logging.getLogger("sqlalchemy.pool").setLevel(logging.CRITICAL)  # its tracebacks of lost connections
     engine.dispose()
 
 

@@ -29,7 +29,7 @@ PLACES = {  # where a worker is killed -> how many there are of the like: it die
     "the baseline is measured": "genopt.search:_enter_baseline before 1",
     "the baseline is entered": "genopt.study.study:Study.enter after 1",
     "ask: a trial is begun": "genopt.study.queue:Queue._begin after 1",
-    "ask: half of it is drawn": "optuna.trial._trial:Trial._suggest after 2",
+    "ask: half of it is drawn": "genopt.study.draft:Draft.answer after 2",
     "ask: it is drawn": "genopt.study.study:Study.ask after 1",
     "a dead worker's trial is put back": "genopt.study.study:Study._enqueue after 1",
     "generate: requests are sent": "tests.toy:ToyBackend._answer after 3",
