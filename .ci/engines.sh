@@ -11,6 +11,7 @@ install_engines() {
     exec 9>"$cache/lock"
     flock 9
     install_postgresql
+    install_mariadb
     install_chromium
     install_vllm
     install_ollama
@@ -25,6 +26,17 @@ install_postgresql() {
     mkdir -p /etc/postgresql-common
     echo "create_main_cluster = false" >/etc/postgresql-common/createcluster.conf
     from_system postgresql
+}
+
+install_mariadb() {
+    if command -v mariadbd >/dev/null || [ -x /usr/sbin/mariadbd ]; then
+        echo "MariaDB: installed"
+        return
+    fi
+    printf '#!/bin/sh\nexit 101\n' >/usr/sbin/policy-rc.d # as above: no server of the system's
+    chmod +x /usr/sbin/policy-rc.d
+    from_system mariadb-server
+    rm /usr/sbin/policy-rc.d
 }
 
 # The real tests drive it over its pipe: no driver is needed.

@@ -1,5 +1,5 @@
-"""Owns how a database is reached: the URL and its password, SQLite's manners, its clock, waiting for one that is away,
-and the words of a refusal."""
+"""Owns how a database is reached: the URL and its password, its clock, waiting for one that is away, and the words of a
+refusal."""
 
 from __future__ import annotations
 
@@ -9,8 +9,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 import sqlalchemy as sa
-from sqlalchemy import event
-from sqlalchemy.engine import URL, Engine, make_url
+from sqlalchemy.engine import URL, make_url
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.functions import GenericFunction
 
@@ -22,6 +21,14 @@ URL_HINT = "write e.g. sqlite:///study.db or postgresql://user:password@host/dat
 # What a URL means where it names no driver; a scheme that is not here goes to SQLAlchemy as it is.
 DRIVERS = {"postgres": "postgresql+psycopg", "mysql": "mysql+pymysql", "mariadb": "mariadb+pymysql"}
 SECRETS = ("pass", "secret", "token", "key")  # parts of the names of a URL's options whose values are not shown
+# What drivers say where nobody was there to refuse: the network, PostgreSQL or MySQL that starts, stops or is full.
+UNANSWERED = (
+    *("refused", "timeout", "timed out", "unreachable", "no route to host", "temporary failure", "reset by peer"),
+    *("starting up", "shutting down", "recovery", "not yet accepting", "connection slots", "too many c"),
+    *("closed the connection", "lost connection", "gone away", "server shutdown", "no answer for"),
+)
+GIVEN_UP = "25P03"  # PostgreSQL heard nothing in the middle of a transaction, and ended the session
+WORN_OUT = (8, 10, 13, 14)  # SQLite's READONLY, IOERR, FULL and CANTOPEN
 PATIENCE = 900.0  # seconds that a database may be away before a worker gives up
 
 
@@ -65,41 +72,6 @@ def _mysql_now(element: now, compiler: Any, **kw: Any) -> str:
     return "(UNIX_TIMESTAMP(SYSDATE(6)) + 0e0)"
 
 
-def tune_sqlite(engine: Engine) -> None:
-    """Make SQLite safe and quick for several connections: WAL, one writer at a time that others wait for.
-
-    BEGIN IMMEDIATE takes the write lock at once: without it two connections that read and then write fail each other.
-    """
-    if engine.dialect.name != "sqlite":
-        return
-
-    @event.listens_for(engine, "connect")
-    def _connect(connection: Any, _: Any) -> None:
-        connection.isolation_level = None
-        connection.execute("PRAGMA journal_mode=WAL")
-        connection.execute("PRAGMA synchronous=NORMAL")
-
-    @event.listens_for(engine, "begin")
-    def _begin(connection: sa.Connection) -> None:
-        connection.exec_driver_sql("BEGIN IMMEDIATE")
-
-    engine.dispose()
-
-
-def engine_options(url: str) -> dict[str, Any]:
-    """Keywords for `create_engine`: waiting for a busy SQLite file, reconnecting to a restarted server, and finding out
-    that one can no longer be reached."""
-    if url.startswith("sqlite"):
-        return {"connect_args": {"timeout": 60}}
-    options: dict[str, Any] = {"pool_pre_ping": True}
-    if "psycopg" in url or url.startswith("postgresql:"):
-        quiet = {"keepalives_idle": 15, "keepalives_interval": 5, "keepalives_count": 3, "tcp_user_timeout": 30_000}
-        options["connect_args"] = {"connect_timeout": 10, **quiet}
-    elif "pymysql" in url:
-        options["connect_args"] = {"connect_timeout": 10, "read_timeout": 60, "write_timeout": 60}
-    return options
-
-
 def passing(error: BaseException | None) -> bool:
     """Whether waiting may help: the database is busy, restarts, or cannot be reached just now."""
     while error is not None:
@@ -107,11 +79,19 @@ def passing(error: BaseException | None) -> bool:
             if isinstance(error.orig, Exception) and type(error.orig).__module__.startswith("sqlite3"):
                 said = str(error.orig).lower()
                 return "locked" in said or "busy" in said
+            if getattr(error.orig, "sqlstate", None) == GIVEN_UP:
+                return True
             return error.connection_invalidated or isinstance(error, (sa.exc.OperationalError, sa.exc.InterfaceError))
-        if isinstance(error, sa.exc.TimeoutError):
+        if isinstance(error, (sa.exc.TimeoutError, sa.exc.PendingRollbackError)):  # what ends the session that was lost
             return True
         error = error.__cause__
     return False
+
+
+def unanswered(error: sa.exc.SQLAlchemyError) -> bool:
+    """Whether nobody answered who could say no: a server that is not up (yet), not a wrong password, name or option."""
+    said = str(getattr(error, "orig", None) or error).lower()
+    return any(words in said for words in UNANSWERED)
 
 
 class StorageAway(StudyError):
@@ -130,7 +110,8 @@ class Patience:
         self.url, self.seconds, self.tell = url, seconds, tell
 
     def __call__(self, action: Callable[[], T]) -> T:
-        """What `action` gives. Raises what it raises, StorageAway when the database stays away."""
+        """What `action` gives. Raises what it raises, StorageAway when the database stays away, and StudyError when it
+        can no longer be written."""
         began = time.monotonic()
         told, pause = False, 0.1
         while True:
@@ -138,12 +119,14 @@ class Patience:
                 found = action()
             except Exception as error:
                 if not passing(error):
+                    if (worn := worn_out(self.url, error)) is not None:
+                        raise worn from error
                     raise
                 if time.monotonic() - began > self.seconds:
                     raise self.away(error) from error
                 if pause > 0.5 and not told:  # a hiccup is not worth a line
                     told = True
-                    self.tell(f"storage: {masked(self.url)} is away ({reason(_root(error))}); waiting for it")
+                    self.tell(f"storage: {self._silent(error)}; waiting for it, {_minutes(self.seconds)} at most")
             else:
                 if told:
                     self.tell(f"storage: {masked(self.url)} is back after {time.monotonic() - began:.0f} s")
@@ -151,12 +134,34 @@ class Patience:
             time.sleep(pause)
             pause = min(pause * 2, 3.0)
 
-    def away(self, error: BaseException) -> StorageAway:
-        """The error of one that stayed away."""
+    def away(self, error: BaseException) -> StudyError:
+        """The error of one that stayed away; as it is where it was not to be waited for."""
+        if isinstance(error, StudyError) and not self.seconds:
+            return error
         return StorageAway(
-            f"storage: {masked(self.url)} stayed away ({reason(_root(error))})",
+            f"storage: {self._silent(error)}, for too long to wait any longer",
             hint="nothing committed is lost: when the database is back, run the same command",
         )
+
+    def _silent(self, error: BaseException) -> str:
+        return f"{masked(self.url)} does not answer ({reason(_root(error))})"
+
+
+def worn_out(url: str, error: BaseException) -> StudyError | None:
+    """What to say, and to do, where an SQLite file cannot be written any longer (its disk is full, it was taken away);
+    None where something else is wrong."""
+    root = _root(error)
+    code: int = getattr(getattr(root, "orig", None), "sqlite_errorcode", 0)
+    if code & 0xFF not in WORN_OUT:
+        return None
+    return StudyError(
+        f"storage: {masked(url)} cannot be written any longer ({reason(root)})",
+        hint="nothing committed is lost: make room on its disk, or give it back, then run the same command",
+    )
+
+
+def _minutes(seconds: float) -> str:
+    return f"{seconds / 60:.0f} min" if seconds >= 60 else f"{seconds:.0f} s"
 
 
 def _root(error: BaseException) -> BaseException:

@@ -68,6 +68,11 @@ class Worker:
         """From when to when it worked, as far as is known."""
         return self.started, self.heartbeat
 
+    @property
+    def beat(self) -> float:
+        """Seconds between two signs of life."""
+        return min(10.0, self.lease / 6)
+
 
 class Leases:
     """The workers and claims in one database; use it from one thread at a time."""

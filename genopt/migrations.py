@@ -15,14 +15,13 @@ from alembic.migration import MigrationContext
 from alembic.operations import Operations
 from sqlalchemy.engine import Engine
 
+from genopt.connections import engine_options, tune
 from genopt.database import (
-    engine_options,
     made_together,
     masked,
     now,
     reason,
     refusal,
-    tune_sqlite,
     with_driver,
 )
 from genopt.errors import StudyError
@@ -84,7 +83,7 @@ def upgrade(url: str) -> tuple[int, int]:
         engine = sa.create_engine(with_driver(url), **engine_options(with_driver(url)))
     except (sa.exc.ArgumentError, ModuleNotFoundError, ValueError) as error:
         raise StudyError(f"storage: {masked(url)} cannot be used ({refusal(error)})") from None
-    tune_sqlite(engine)
+    tune(engine)
     try:
         with engine.begin() as connection:
             found = version(connection)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from genopt.confirm import Verdict, confirm
+from genopt.database import PATIENCE
 from genopt.errors import StudyError
 from genopt.events import Decided, Listener, Note, silence
 from genopt.finals import Candidate, choose_winner
@@ -101,11 +102,17 @@ def run(work: Coroutine[Any, Any, T]) -> T:
 
 
 async def optimize_async(
-    spec: StudySpec | str | Path, *, on_event: Listener = silence, fork: str | None = None, lease: float = LEASE
+    spec: StudySpec | str | Path,
+    *,
+    on_event: Listener = silence,
+    fork: str | None = None,
+    lease: float = LEASE,
+    wait: float = PATIENCE,
 ) -> Result:
     """The same inside a running event loop. Cancelling it stops cleanly: everything observed is committed.
 
-    After `lease` seconds without a heartbeat other workers take this one for dead.
+    After `lease` seconds without a heartbeat other workers take this one for dead; a database that does not answer is
+    waited for, `wait` seconds at most.
     """
     if not isinstance(spec, StudySpec):
         spec = read_study(spec)
@@ -114,13 +121,13 @@ async def optimize_async(
         spec = spec.model_copy(update={"name": fork, "storage": spec.url})  # the default storage goes by the name
     plan = await prepare(spec, tell=lambda text: on_event(Note(text)))
     try:
-        return await _run(plan, on_event, source if fork is not None else None, lease)
+        return await _run(plan, on_event, source if fork is not None else None, lease, wait)
     finally:
         await asyncio.shield(plan.aclose())
 
 
-async def _run(plan: Plan, on_event: Listener, source: str | None, lease: float) -> Result:
-    session = Session(plan, on_event, lease=lease)
+async def _run(plan: Plan, on_event: Listener, source: str | None, lease: float, wait: float) -> Result:
+    session = Session(plan, on_event, lease=lease, wait=wait)
     try:
         if source is not None:
             await check_source(session, source)
@@ -135,6 +142,7 @@ async def _run(plan: Plan, on_event: Listener, source: str | None, lease: float)
         budget |= {f"confidence of {c}": c.confidence for c in plan.goal.constraints}
         verdict = await _reached(session, budget)
         if verdict is not None:
+            await session.crew.look()  # a worker that died after it leaves its lease and its claims
             session.note("this study reached its verdict before; raise the budget to search on")
         else:
             verdict = await _decide(session, budget)

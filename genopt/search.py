@@ -13,7 +13,7 @@ import numpy as np
 from genopt import pareto, race
 from genopt.confirm import shown
 from genopt.desk import Desk, Job
-from genopt.errors import BackendError
+from genopt.errors import BackendError, StudyError
 from genopt.finals import standing
 from genopt.fronts import SURE
 from genopt.outcomes import adjusted, announce, finite, known_of, outcome_of, tell
@@ -120,6 +120,8 @@ async def search(session: Session) -> None:
         await desk.ask_again()
 
     async def fail(job: Job, error: Exception) -> None:
+        if isinstance(error, StudyError):  # the storage's fault, not the configuration's
+            raise error
         session.note(f"trial {job.asked.number} failed: {error}", warning=True)
         if isinstance(error, BackendError):  # is the engine to blame or the configuration? Other trials will tell
             desk.aside.append((job, error))

@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any, TypeVar
 
-from genopt.database import Patience
+from genopt.database import PATIENCE, Patience
 from genopt.events import Listener, Note, Stage
 from genopt.leases import LEASE, Spent, Worker, worked
 from genopt.liveness import as_worker
@@ -38,7 +38,7 @@ GRACE = 10.0  # seconds that a database which is away is waited for by one who w
 class Session:
     """One worker on one study; use `open_session`, then `close`."""
 
-    def __init__(self, plan: Plan, emit: Listener, *, lease: float = LEASE) -> None:
+    def __init__(self, plan: Plan, emit: Listener, *, lease: float = LEASE, wait: float = PATIENCE) -> None:
         self.plan, self.emit = plan, emit
         self.evaluations: dict[str, Evaluation] = {}
         self.parked: dict[str, Evaluation] = {}
@@ -51,7 +51,7 @@ class Session:
         self._looked = -math.inf
         self._paid = Spent()  # by the others, as far as the meter has it
         self.worker = as_worker(lease)
-        self.patience = Patience(plan.spec.url, tell=self._warn)
+        self.patience = Patience(plan.spec.url, seconds=wait, tell=self._warn)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._places = {e.id: at for side in (plan.holdout, plan.tune) for at, e in enumerate(side)}
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="genopt-study")
@@ -86,8 +86,8 @@ class Session:
         return await self.db(attempt)
 
     async def open(self) -> None:
-        """Open or make the study and enter this worker's lease. Raises StudyError."""
-        plan, spec = self.plan, self.plan.spec
+        """Open or make the study, once its server answers, and enter this worker's lease. Raises StudyError."""
+        plan, spec, me = self.plan, self.plan.spec, self.worker
         self.store = Store(spec.url)
         self.study = await self.db(
             open_study,
@@ -102,7 +102,7 @@ class Session:
         )
         await self.db(self.store.create)
         await self.db((leases := self.store.leases).join, self.worker, self.study.id)
-        self.writer = Writer(spec.url, self.worker.id, beat=min(10.0, self.worker.lease / 6), tell=self._warn)
+        self.writer = Writer(spec.url, me.id, beat=me.beat, wait=self.patience.seconds, tell=self._warn)
         self.crew = Crew(self.db, leases, self.study, self.worker, self.writer, self.note)
         self._count(await self.db(leases.workers, self.study.id))
 

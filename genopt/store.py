@@ -8,7 +8,8 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from genopt.database import URL_HINT, engine_options, masked, passing, reason, refusal, tune_sqlite, with_driver
+from genopt.connections import engine_options, tune
+from genopt.database import URL_HINT, masked, passing, reason, refusal, with_driver
 from genopt.errors import StudyError
 from genopt.leases import Leases, Spent, insert, renew
 from genopt.migrations import create
@@ -52,7 +53,7 @@ class Store:
             self._engine = sa.create_engine(url, **engine_options(url))
         except (sa.exc.ArgumentError, ModuleNotFoundError, ValueError) as error:
             raise StudyError(f"storage: {masked(url)} cannot be used ({refusal(error)})", hint=URL_HINT) from None
-        tune_sqlite(self._engine)
+        tune(self._engine)
         self.leases = Leases(self._engine)
 
     def create(self) -> None:

@@ -34,12 +34,12 @@ class Writer:
         *,
         delay: float = 0.3,
         beat: float = 10.0,
-        patience: float = PATIENCE,
+        wait: float = PATIENCE,
         tell: Callable[[str], None] = log.warning,
     ):
         self._url, self._worker_id = url, worker_id
         self._delay, self._beat = delay, beat
-        self._patience = Patience(url, seconds=patience, tell=tell)
+        self._patience = Patience(url, seconds=wait, tell=tell)
         self.renewed, self.lost, self.stage = time.monotonic(), 0, ""
         self._made = 0
         self._rows: dict[str, list[Mapping[str, Any]]] = {}
@@ -126,7 +126,6 @@ class Writer:
         except BaseException as error:
             failure = self._failure(error)
             failure.__cause__ = error
-            log.error("%s", failure)
             with self._wake:
                 self._error = error
                 for future in [*waiting, *self._waiting]:

@@ -66,7 +66,7 @@ class Server:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.stop()
+        self.stop(signal.SIGKILL)
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def prepare(self) -> None:
@@ -94,6 +94,14 @@ class Server:
             assert self.process.poll() is None, "the server stopped"
             time.sleep(0.05)
 
+    def database(self, name: str) -> str:
+        """The URL of a new database in it."""
+        engine = sa.create_engine(self.url, isolation_level="AUTOCOMMIT")
+        with engine.connect() as connection:
+            connection.exec_driver_sql(f"CREATE DATABASE {name}")
+        engine.dispose()
+        return self.url.rpartition("/")[0] + "/" + name
+
     def stop(self, number: int = signal.SIGINT) -> None:
         """End it; SIGINT ends PostgreSQL and its connections in order."""
         if self.process is not None:
@@ -120,21 +128,27 @@ class Postgres(Server):
             raise Missing("no PostgreSQL server is installed")
         self._program = str(Path(found).with_name("postgres"))
         data = str(self.folder / "data")
-        initdb = [found, "-D", data, "-A", "trust", "-U", "genopt", "-E", "UTF8", "--no-sync"]
+        password = self.folder / "password"
+        password.write_text("hidden", encoding="utf-8")
+        initdb = [
+            found,
+            "-D",
+            data,
+            "-A",
+            "scram-sha-256",
+            f"--pwfile={password}",
+            "-U",
+            "genopt",
+            "-E",
+            "UTF8",
+            "--no-sync",
+        ]
         subprocess.run(initdb, check=True, timeout=60, **self.options)
 
     def command(self) -> list[str]:
         settings = {"listen_addresses": "127.0.0.1", "unix_socket_directories": "", "fsync": "off"}
         words = [word for name, value in settings.items() for word in ("-c", f"{name}={value}")]
         return [self._program, "-D", str(self.folder / "data"), "-p", str(self.port), *words]
-
-    def database(self, name: str) -> str:
-        """The URL of a new database in it."""
-        engine = sa.create_engine(self.url, isolation_level="AUTOCOMMIT")
-        with engine.connect() as connection:
-            connection.exec_driver_sql(f"CREATE DATABASE {name}")
-        engine.dispose()
-        return self.url.removesuffix("postgres") + name
 
 
 class MariaDB(Server):
@@ -158,7 +172,7 @@ class MariaDB(Server):
     def command(self) -> list[str]:
         data, sock = self.folder / "data", self.folder / "socket"
         where = [f"--datadir={data}", f"--socket={sock}", f"--port={self.port}", "--bind-address=127.0.0.1"]
-        return [self._program, "--no-defaults", *where, "--innodb-flush-log-at-trx-commit=0"]
+        return [self._program, "--no-defaults", *where, "--innodb-flush-log-at-trx-commit=2"]
 
     def ready(self) -> None:
         engine = sa.create_engine(self.url.removesuffix("genopt"), isolation_level="AUTOCOMMIT")
@@ -193,14 +207,14 @@ class Wire:
         with contextlib.suppress(OSError):
             far = socket.create_connection(("127.0.0.1", self._to))
             for source, sink in ((near, far), (far, near)):
-                threading.Thread(target=self._pump, args=(source, sink), daemon=True).start()
+                threading.Thread(target=self._pump, args=(source, sink, self._whole), daemon=True).start()
             return
         near.close()
 
-    def _pump(self, source: socket.socket, sink: socket.socket) -> None:
+    def _pump(self, source: socket.socket, sink: socket.socket, whole: threading.Event) -> None:
         with contextlib.suppress(OSError):
             while data := source.recv(65536):
-                self._whole.wait()
+                whole.wait()
                 sink.sendall(data)
         for end in (source, sink):
             with contextlib.suppress(OSError):
@@ -209,6 +223,12 @@ class Wire:
 
     def cut(self) -> None:
         self._whole.clear()
+
+    def lose(self) -> None:
+        """Have the connections of now carry nothing any more, without anybody being told; new ones do."""
+        self._whole, lost = threading.Event(), self._whole
+        lost.clear()
+        self._whole.set()
 
     def mend(self) -> None:
         self._whole.set()

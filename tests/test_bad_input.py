@@ -475,7 +475,7 @@ def test_an_unknown_study_is_refused_with_those_there_are(shell: Shell) -> None:
     ],
 )
 def test_a_password_in_a_storage_url_is_never_shown(shell: Shell, url: str) -> None:
-    ran = shell("optimize", shell.write(shell.table(storage=url)))
+    ran = shell("optimize", shell.write(shell.table(storage=url)), "--wait", "0")
     refused(ran, "storage: ")
     assert "geheim" not in ran.err
     assert shell.requests == []

@@ -18,8 +18,8 @@ FLOORS: dict[int, str] = {
     1: "space canonical prompt presets _templates _turns metrics extract stats claims agreement racing race field"
     " fronts crossfit objectives lengths words worddiff surrogate geometry proposals",
     2: "spec",
-    3: "_loading dataset _rows _examples database tables leases liveness migrations store writer plugins backends"
-    " scorers",
+    3: "_loading dataset _rows _examples database connections tables leases liveness migrations store writer plugins"
+    " backends scorers",
     4: "study",
     5: "trial answers harvest meter schedule plan checks names prepare output",
     6: "session recall heldout samples workers progress guards outcomes starts warm desk search finals pareto confirm"
@@ -41,7 +41,7 @@ OWNERS = {
     "sentence_transformers": ("scorers/_embed_local",),
     "datasets": ("_rows",),
     "pyarrow": ("_rows",),
-    "sqlalchemy": ("database", "tables", "leases", "migrations", "store", "study/"),
+    "sqlalchemy": ("database", "connections", "tables", "leases", "migrations", "store", "study/"),
     "alembic": ("migrations",),
     "pydantic": ("spec/",),
     "click": ("cli/",),

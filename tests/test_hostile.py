@@ -418,12 +418,12 @@ URLS = (
 
 @pytest.mark.parametrize("url", URLS)
 def test_a_password_is_in_no_message_and_no_traceback(url: str, shell: Shell) -> None:
-    ran = shell("optimize", shell.write(shell.table(storage=url)))
+    ran = shell("optimize", shell.write(shell.table(storage=url)), "--wait", "0")
     assert ran.code in (1, 2) and "heim" not in ran.out + ran.err
     if url != URLS[0]:
         return  # a process of its own for one of them
     environment = {**os.environ, "PYTHONPATH": str(Path(genopt.__file__).parent.parent)}
-    command = [sys.executable, "-m", "genopt", "--debug", "optimize", "study.toml"]
+    command = [sys.executable, "-m", "genopt", "--debug", "optimize", "study.toml", "--wait", "0"]
     told = subprocess.run(command, cwd=shell.folder, env=environment, capture_output=True, text=True, check=False)
     assert told.returncode != 0 and "heim" not in told.stdout + told.stderr
 

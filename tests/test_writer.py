@@ -235,7 +235,7 @@ def test_a_database_that_is_away_for_a_moment_is_tried_again(
 def test_a_database_that_stays_away_is_given_up(make: Callable[..., Writer], monkeypatch: pytest.MonkeyPatch) -> None:
     gate = Gate(monkeypatch, [away() for _ in range(50)])
     gate.open.set()
-    writer = make(delay=0.0, patience=0.3)
+    writer = make(delay=0.0, wait=0.3)
     writer.add("genopt_scores", score(1))
     with pytest.raises(StudyError, match="locked"):
         writer.flush().result(10)

@@ -56,7 +56,7 @@ def _live(where: str, as_json: bool) -> None:
         ]
         click.echo(json_text(rows, indent=2))
         return
-    if not found:
+    if not any(each.alive for each in found):
         click.echo("nobody is at work")
     for each in found:
         worker = each.worker

@@ -84,6 +84,7 @@ def run_until_signal(work: Coroutine[Any, Any, T]) -> T:
 @click.option("--storage", metavar="URL", envvar="GENOPT_STORAGE", help="Where the study is kept; or GENOPT_STORAGE.")
 @click.option("--workers", type=click.IntRange(1, 256), default=1, metavar="N", help="Processes, each on a GPU if any.")
 @click.option("--lease", type=click.FloatRange(1), default=60.0, metavar="SECONDS", help="Silent so long = dead. [60]")
+@click.option("--wait", type=click.FloatRange(0), default=900.0, metavar="SECONDS", help="For a lost database. [900]")
 @click.option("--fork", metavar="NAME", help="Go on in a new study that reuses what still holds of this one.")
 @click.option("--quiet", "-q", is_flag=True, help="No progress, only the result.")
 @click.option("--model", metavar="MODEL", help="Without a study file: a name in Ollama, a folder or a hub id.")
@@ -103,6 +104,7 @@ def optimize(
     storage: str | None,
     workers: int,
     lease: float,
+    wait: float,
     fork: str | None,
     quiet: bool,
     model: str | None,
@@ -150,7 +152,8 @@ def optimize(
     stored = [f"storage={json.dumps(storage)}"] if storage else []
     spec = read_study(study, overrides=(*overrides, *stored), allow_outside=allow_outside)
     if workers > 1:
-        arguments = study_arguments(study, overrides, fork=fork, quiet=quiet, lease=lease, allow_outside=allow_outside)
+        leases = {"lease": lease, "wait": wait}
+        arguments = study_arguments(study, overrides, fork=fork, quiet=quiet, allow_outside=allow_outside, **leases)
         code, verdict = run_fleet(arguments, workers, storage=storage, say=_say)
         if verdict is not None:
             click.echo(json_text(verdict, indent=2) if as_json else verdict_text(verdict))
@@ -159,7 +162,7 @@ def optimize(
     console = Console(sys.stderr, quiet=quiet)
     try:
         with console:
-            result = run_until_signal(optimize_async(spec, on_event=console, fork=fork, lease=lease))
+            result = run_until_signal(optimize_async(spec, on_event=console, fork=fork, lease=lease, wait=wait))
     except Stopped as stopped:
         click.echo(f"stopped. Go on with: genopt optimize {study}", err=True)
         if left := waiting(spec):

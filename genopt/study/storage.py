@@ -14,13 +14,15 @@ from optuna.storages._cached_storage import _CachedStorage
 from optuna.storages._rdb import models
 from optuna.trial import FrozenTrial
 
-from genopt.database import URL_HINT, engine_options, made_together, masked, reason, refusal, tune_sqlite, with_driver
+from genopt.connections import engine_options, tune
+from genopt.database import URL_HINT, made_together, masked, reason, refusal, unanswered, with_driver
 from genopt.errors import StudyError
 from genopt.migrations import check
 
 
 def open_storage(url: str, *, create: bool = True) -> tuple[_CachedStorage, RDBStorage]:
-    """Optuna's storage (cached, and the one beneath). Raises StudyError when it cannot be used."""
+    """Optuna's storage (cached, and the one beneath). Raises StudyError when it cannot be used, with what the
+    driver said as its cause where waiting may help."""
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     url = with_driver(url)
     try:
@@ -29,11 +31,13 @@ def open_storage(url: str, *, create: bool = True) -> tuple[_CachedStorage, RDBS
     except (sa.exc.ArgumentError, ModuleNotFoundError, ValueError) as error:
         raise StudyError(f"storage: {masked(url)} cannot be used ({refusal(error)})", hint=URL_HINT) from None
     except (sa.exc.SQLAlchemyError, ImportError, RuntimeError, OSError) as error:
+        file = url.startswith("sqlite")
+        check = "the path, its folder's permissions and the disk" if file else "host, port, name, password and driver"
         raise StudyError(
             f"storage: {masked(url)} cannot be opened ({reason(error)})",
-            hint="check the path, its folder's permissions and the driver, or name another storage",
-        ) from None
-    tune_sqlite(storage.engine)
+            hint=f"check {check}, or name another storage",
+        ) from (error if isinstance(error, sa.exc.SQLAlchemyError) and unanswered(error) else None)
+    tune(storage.engine)
     cached = get_storage(storage)
     assert isinstance(cached, _CachedStorage)
     return cached, storage
