@@ -35,7 +35,7 @@ def proxy(url: str, port: int) -> tuple[subprocess.Popen[str], int]:
 def test_two_workers_wait_for_their_proxy_and_ask_for_nothing_twice(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    write_study(tmp_path, rows=16, trials=4, delay=0.05)
+    write_study(tmp_path, rows=20, trials=4, delay=0.05)
     try:
         server = Postgres().__enter__()
     except Missing as missing:
@@ -45,7 +45,7 @@ def test_two_workers_wait_for_their_proxy_and_ask_for_nothing_twice(
         first, port = proxy(server.url, 0)
         to = ("--storage-proxy", f"127.0.0.1:{port}", "--set", "backend.options.meet=meet.txt")
         with running(tmp_path, *to) as one, running(tmp_path, *to) as other:
-            assert when(tmp_path, one, lambda lines: len(lines) >= 20)
+            assert when(tmp_path, one, lambda lines: len(lines) >= 20), finish(one).err
             first.kill()
             first.communicate()
             second, _ = proxy(server.url, port)
