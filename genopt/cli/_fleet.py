@@ -145,9 +145,11 @@ def end_with_parent() -> None:
 def study_arguments(
     study: Path, overrides: Sequence[str], *, fork: str | None, quiet: bool, lease: float, allow_outside: bool
 ) -> list[str]:
-    """What a worker is told of the same command."""
+    """What a worker is told of the same command; the storage is not, see `run_fleet`."""
     arguments = [str(study), "--lease", str(lease)]
     for override in overrides:
+        if override.partition("=")[0].strip() == "storage":
+            continue
         arguments += ["--set", override]
     flags = {"--quiet": quiet, "--allow-outside": allow_outside}
     return [*arguments, *(["--fork", fork] if fork else []), *(flag for flag, given in flags.items() if given)]

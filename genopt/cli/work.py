@@ -154,7 +154,7 @@ def optimize(
     spec = read_study(study, overrides=(*overrides, *stored), allow_outside=allow_outside)
     if workers > 1:
         arguments = study_arguments(study, overrides, fork=fork, quiet=quiet, lease=lease, allow_outside=allow_outside)
-        code, verdict = run_fleet(arguments, workers, storage=storage, say=_say)
+        code, verdict = run_fleet(arguments, workers, storage=spec.storage and spec.url, say=_say)
         if verdict is not None:
             click.echo(json_text(verdict, indent=2) if as_json else verdict_text(verdict))
         return code
