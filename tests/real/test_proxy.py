@@ -40,15 +40,18 @@ def test_two_workers_wait_for_their_proxy_and_ask_for_nothing_twice(
         server = Postgres().__enter__()
     except Missing as missing:
         pytest.skip(str(missing))
+    begun: list[subprocess.Popen[str]] = []
     try:
         monkeypatch.setenv("GENOPT_STORAGE", server.url)
         first, port = proxy(server.url, 0)
+        begun.append(first)
         to = ("--storage-proxy", f"127.0.0.1:{port}", "--set", "backend.options.meet=meet.txt")
         with running(tmp_path, *to) as one, running(tmp_path, *to) as other:
             assert when(tmp_path, one, lambda lines: len(lines) >= 20), finish(one).err
             first.kill()
             first.communicate()
             second, _ = proxy(server.url, port)
+            begun.append(second)
             ended = [finish(one), finish(other)]
             second.terminate()
             second.communicate(timeout=20)
@@ -63,4 +66,7 @@ def test_two_workers_wait_for_their_proxy_and_ask_for_nothing_twice(
         engine.dispose()
         assert states <= {"COMPLETE", "FAIL"} and len(paid) == 2 and min(paid) > 0
     finally:
+        for process in begun:
+            process.kill()
+            process.communicate()
         server.__exit__()
