@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -144,7 +145,9 @@ def as_url(where: str) -> str:
 
 
 def locate(where: str) -> tuple[str, str]:
-    """The storage URL and the name behind STUDY: a study file, or storage-URL#name. Raises SpecError."""
+    """The storage URL and the name behind STUDY: a study file, or storage-URL#name. Raises SpecError.
+
+    GENOPT_STORAGE stands in the place of a file's storage, as it does for `optimize`."""
     where = as_url(where)
     if "://" in where:
         found = _STUDY.fullmatch(where)
@@ -152,7 +155,7 @@ def locate(where: str) -> tuple[str, str]:
             raise SpecError(f"{masked(where.rstrip('#'))}: names a storage but no study. Write storage-URL#name")
         return found[1], found[2]
     spec = read_study(Path(where), allow_outside=True)  # only its name and storage are wanted
-    return spec.url, spec.name
+    return os.environ.get("GENOPT_STORAGE") or spec.url, spec.name
 
 
 def load(where: str) -> Archive:

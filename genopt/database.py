@@ -72,9 +72,15 @@ def _mysql_now(element: now, compiler: Any, **kw: Any) -> str:
     return "(UNIX_TIMESTAMP(SYSDATE(6)) + 0e0)"
 
 
+class Away(Exception):
+    """What stands before the database cannot be reached just now, or cannot reach it."""
+
+
 def passing(error: BaseException | None) -> bool:
     """Whether waiting may help: the database is busy, restarts, or cannot be reached just now."""
     while error is not None:
+        if isinstance(error, Away):
+            return True
         if isinstance(error, sa.exc.DBAPIError):
             if isinstance(error.orig, Exception) and type(error.orig).__module__.startswith("sqlite3"):
                 said = str(error.orig).lower()

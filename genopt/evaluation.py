@@ -20,6 +20,7 @@ from genopt.runner import run
 from genopt.schedule import run_trial
 from genopt.space import Constant, Switch
 from genopt.spec import StudySpec
+from genopt.spec.outside import sent_to
 from genopt.spec.read import hint, read_study
 from genopt.stats import interval, mean_se
 from genopt.trial import Configuration, Evaluation, Memory, Observation, Observer
@@ -167,6 +168,9 @@ async def check_async(spec: StudySpec | str | Path, *, tell: Callable[[str], Non
     """
     if not isinstance(spec, StudySpec):
         spec = read_study(spec)
+    for where in sent_to(spec):
+        if ", with the value of " in where:
+            tell(f"about to ask {where}")  # before it is sent: a study file may be a stranger's
     plan = await prepare(spec, tell=tell)
     try:
         observer = plan.observer(0, _Nowhere(), Meter())

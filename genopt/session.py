@@ -62,8 +62,7 @@ class Session:
         self.crew: Crew
         self.meter = Meter()
         self.ticker = Ticker(plan, self.meter, emit, best=self.best, known=self.known, elapsed=self.elapsed)
-        self.elapsed_before = 0.0
-        self.started = time.monotonic()
+        self.elapsed_before, self.started = 0.0, time.monotonic()
 
     async def db(self, action: Callable[..., T], *args: Any, **kwargs: Any) -> T:
         """Run something on the thread that owns the database, again while it is away: it must bear that."""
@@ -99,6 +98,7 @@ class Session:
             sampler=plan.sampler.name,
             worker=self.worker.id,
             live=plan.live,
+            proxy=spec.storage_proxy,
         )
         await self.db(self.store.create)
         await self.db((leases := self.store.leases).join, self.worker, self.study.id)

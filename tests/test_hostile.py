@@ -467,6 +467,7 @@ def test_check_says_where_rows_and_keys_are_sent(shell: Shell) -> None:
     table = shell.table()
     table["backend"]["options"] |= {"base_url": "https://attacker.example/v1", "api_key_env": "AWS_SECRET"}
     ran = shell("check", shell.write(table))
+    assert "about to ask backend: https://attacker.example/v1, with the value of AWS_SECRET" in ran.err
     assert "Network    backend: https://attacker.example/v1, with the value of AWS_SECRET" in ran.out
 
 

@@ -16,6 +16,8 @@ from typing import Any
 
 import pytest
 
+from genopt.archive import locate
+from genopt.cli._fleet import study_arguments
 from genopt.cli._title import passwords
 from genopt.database import masked, with_driver
 from genopt.errors import StudyError
@@ -180,6 +182,20 @@ def test_a_password_on_the_command_line_is_blotted_out(tmp_path: Path) -> None:
         shown = Path(f"/proc/{process.pid}/cmdline").read_bytes()
     assert b"geheim" not in shown
     assert b"x://me:******@h" in shown
+
+
+def test_no_worker_of_a_fleet_has_the_storage_on_its_command_line() -> None:
+    given = ["storage=postgresql://me:geheim@h/d", "budget.trials=3", "storage_proxy=h:13000"]
+    told = study_arguments(Path("s.toml"), given, fork=None, quiet=False, lease=60.0, allow_outside=False)
+    assert told == ["s.toml", "--lease", "60.0", "--set", "budget.trials=3", "--set", "storage_proxy=h:13000"]
+
+
+def test_every_command_means_the_storage_of_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_study(tmp_path)
+    assert locate(str(tmp_path / "study.toml"))[0] == f"sqlite:///{tmp_path}/toy.db"
+    monkeypatch.setenv("GENOPT_STORAGE", "postgresql://me@h/d")
+    assert locate(str(tmp_path / "study.toml")) == ("postgresql://me@h/d", "toy")
+    assert locate("sqlite:///other.db#x") == ("sqlite:///other.db", "x"), "what is said outright counts"
 
 
 def test_a_url_without_a_driver_means_the_one_that_is_installed_with_genopt() -> None:

@@ -21,7 +21,7 @@ from genopt.backends._openai_params import DIALECTS, PARAMS, Dialect, defaults
 from genopt.backends._openai_reply import Reply, too_long
 from genopt.errors import BackendError, SpecError
 from genopt.spec.read import hint
-from genopt.types import BackendInfo, Domain, Generation, ParamValue, Request
+from genopt.types import BackendInfo, Domain, Generation, Message, ParamValue, Request
 
 _OWNERS: Mapping[str, Dialect] = {"vllm": "vllm", "llamacpp": "llama.cpp"}
 _SLOTS: Mapping[Dialect, int] = {"openai": 8, "vllm": 64, "llama.cpp": 1}
@@ -64,7 +64,7 @@ class OpenAIBackend:
         self._running = 0
 
     async def open(self) -> BackendInfo:
-        """Reach the server and find out what it is. Raises SpecError for a model it does not list, or BackendError."""
+        """Reach the server and find out what it is. Raises SpecError for a model it does not have, or BackendError."""
         async with self._opening:
             if self._info is None:
                 self._server = _server(self._options, self.tell)
@@ -106,8 +106,11 @@ class OpenAIBackend:
         return reply.generation(time.perf_counter() - started, first, top_logprobs=request.top_logprobs)
 
     async def models(self, names: Sequence[str]) -> dict[str, dict[str, str]]:
-        """What identifies each of these models. Raises SpecError for those the server does not list."""
-        return {name: {"digest": str(self._card(name, "space.model").get("root") or name)} for name in names}
+        """What identifies each of these models. Raises SpecError for one that the server does not have."""
+        assert self._server is not None and self._info is not None
+        for name in names:
+            await self._unlisted(name, "space.model", self._server, self._info.defaults)
+        return {name: {"digest": str(self._cards.get(name, {}).get("root") or name)} for name in names}
 
     def stats(self) -> dict[str, float]:
         """How many requests of ours are with the server."""
@@ -123,7 +126,7 @@ class OpenAIBackend:
         options = self._options
         listing = await _asked(server, f"{_path(options)}/models")
         self._cards = {card["id"]: card for card in (listing or {}).get("data") or () if "id" in card}
-        card = self._card(self._model, "backend.model")
+        card = self._cards.get(self._model, {})
         dialect: Dialect = options.dialect or _OWNERS.get(str(card.get("owned_by")), "openai")
         props = (await _asked(server, "/props") or {}) if dialect == "llama.cpp" else {}
         told = props.get("default_generation_settings") or {}
@@ -133,8 +136,8 @@ class OpenAIBackend:
         if dialect == "vllm" and context:  # it refuses more, whatever the prompt
             domains["max_tokens"] = replace(domains["max_tokens"], high=context)
         values = defaults(dialect, domains, told.get("params") or told)
-        if len(self._cards) > 1 and "model" not in options.without:
-            domains["model"] = Domain("str", "The model that answers.", choices=tuple(self._cards))
+        if len({*self._cards, self._model}) > 1 and "model" not in options.without:
+            domains["model"] = Domain("str", "The model that answers.")
             values["model"] = self._model
         self._wire = Wire(
             dialect, options.completions, options.stream, options.max_tokens_field, options.extra, options.without
@@ -150,7 +153,7 @@ class OpenAIBackend:
             "server": urlsplit(options.base_url).netloc if dialect == "openai" else "",
             "extra": json.dumps(options.extra, sort_keys=True) if options.extra else "",
         }
-        notes = [_NOTES[dialect]]
+        notes = [_NOTES[dialect], await self._unlisted(self._model, "backend.model", server, values)]
         if not self._cards:
             notes.append("the server lists no models: whether it has this one shows with the first request")
         if "seed" in options.without:
@@ -171,11 +174,25 @@ class OpenAIBackend:
             hidden=True,  # which models think before they answer is not told
         )
 
-    def _card(self, model: str, key: str) -> Mapping[str, Any]:
-        """What the server lists about a model, if it lists any. Raises SpecError for one that is not there."""
-        if self._cards and model not in self._cards:
-            raise SpecError(f"{key}: the server has no model {model!r}.{hint(model, self._cards)}")
-        return self._cards.get(model, {})
+    async def _unlisted(self, model: str, key: str, server: Server, params: Mapping[str, ParamValue]) -> str:
+        """What is to be said of a model that the server does not list, though it lists others: many list only some of
+        what they serve, so it is asked for a few tokens. Raises SpecError when it says that it has no such model."""
+        if not self._cards or model in self._cards or self._wire is None:
+            return ""
+        request = Request((Message("user", "Hello"),), {}, 0, "model")
+        body = replace(self._wire, stream=False).body(model, request, {**params, "max_tokens": 16})
+        try:
+            await server.send_json(_path(self._options) + self._wire.path, body)
+        except Refused as refused:
+            if _no_such_model(refused, model):
+                said = self._options.hide(in_words(refused.reply))
+                raise SpecError(
+                    f"{key}: the server has no model {model!r} ({said}).{hint(model, self._cards)}"
+                ) from None
+            if refused.status in (401, 403):
+                raise _advised(refused, {}) from refused
+            return f"the server does not list {model}: whether it has this one shows with the first answer"
+        return f"the server does not list {model}, but answers for it"
 
 
 def _server(options: Options, tell: Callable[[str], None]) -> Server:
@@ -227,6 +244,14 @@ def _advised(refused: Refused, domains: Mapping[str, Domain]) -> BackendError:
     elif parameter in domains:
         advice = f'if the model refuses {parameter} altogether: backend.options.without = ["{parameter}"]'
     return BackendError(str(refused), retryable=refused.retryable, hint=advice)
+
+
+def _no_such_model(refused: Refused, model: str) -> bool:
+    """Whether a request was refused for its model: with 404, or with a 400 that is about no other parameter."""
+    error = refused.reply.get("error") if isinstance(refused.reply, Mapping) else None
+    about = error.get("param") if isinstance(error, Mapping) else None
+    named = about == "model" or (about is None and model in in_words(refused.reply))
+    return refused.status == 404 or (refused.status == 400 and named)
 
 
 def _coerced(params: Mapping[str, ParamValue], domains: Mapping[str, Domain]) -> dict[str, ParamValue]:

@@ -179,9 +179,12 @@ def end_with_parent() -> None:
 def study_arguments(
     study: Path, overrides: Sequence[str], *, fork: str | None, quiet: bool, allow_outside: bool, **seconds: float
 ) -> list[str]:
-    """What a worker is told of the same command; `seconds` are its options of time."""
+    """What a worker is told of the same command; `seconds` are its options of time. The storage is not told, see
+    `run_fleet`."""
     arguments = [str(study), *(word for name, value in seconds.items() for word in (f"--{name}", str(value)))]
     for override in overrides:
+        if override.partition("=")[0].strip() == "storage":
+            continue
         arguments += ["--set", override]
     flags = {"--quiet": quiet, "--allow-outside": allow_outside}
     return [*arguments, *(["--fork", fork] if fork else []), *(flag for flag, given in flags.items() if given)]

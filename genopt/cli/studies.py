@@ -152,6 +152,38 @@ def upgrade(storage: str) -> None:
 
 
 @studies.command()
+@click.argument("storage", metavar="STORAGE|STUDY.toml", envvar="GENOPT_STORAGE")
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on. There is no password.")
+@click.option("--port", type=click.IntRange(0, 65535), default=13000, show_default=True, help="0 takes a free one.")
+def proxy(storage: str, host: str, port: int) -> int:
+    """Stand before a storage, for workers in the hundreds (Optuna's gRPC proxy). Ctrl-C or SIGTERM ends it.
+
+    What Optuna keeps then goes over this server's few connections instead of one more of each worker; the workers wait
+    while it is away. There is no password and no encryption: whoever reaches the address can change studies, so it
+    listens on this machine alone unless --host says otherwise. STORAGE may come from GENOPT_STORAGE.
+
+    \b
+    GENOPT_STORAGE=postgresql://me:...@host/genopt genopt studies proxy --host 10.0.0.5
+    genopt optimize study.toml --storage-proxy 10.0.0.5:13000      on every machine, with the same GENOPT_STORAGE
+    """
+    import signal
+    import threading
+
+    from genopt.database import masked
+    from genopt.study.proxy import serve
+
+    url, _ = _storage(storage)
+    ended = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: ended.set())
+    server, taken = serve(url, host, port)
+    click.echo(f"proxy of {masked(url)} at {host}:{taken} (Ctrl-C ends it)", err=True)
+    ended.wait()
+    server.stop(grace=5).wait()
+    return 0
+
+
+@studies.command()
 @click.argument("study", metavar="STUDY")
 @click.option("--yes", is_flag=True, help="Do not ask.")
 def delete(study: str, yes: bool) -> int:

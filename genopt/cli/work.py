@@ -82,6 +82,7 @@ def run_until_signal(work: Coroutine[Any, Any, T]) -> T:
 @PULL
 @click.option("--json", "as_json", is_flag=True, help="Print the verdict as JSON.")
 @click.option("--storage", metavar="URL", envvar="GENOPT_STORAGE", help="Where the study is kept; or GENOPT_STORAGE.")
+@click.option("--storage-proxy", metavar="HOST:PORT", help="A `genopt studies proxy` before it, for many workers.")
 @click.option("--workers", type=click.IntRange(1, 256), default=1, metavar="N", help="Processes, each on a GPU if any.")
 @click.option("--lease", type=click.FloatRange(1), default=60.0, metavar="SECONDS", help="Silent so long = dead. [60]")
 @click.option("--wait", type=click.FloatRange(0), default=900.0, metavar="SECONDS", help="For a lost database. [900]")
@@ -102,6 +103,7 @@ def optimize(
     pull: bool,
     as_json: bool,
     storage: str | None,
+    storage_proxy: str | None,
     workers: int,
     lease: float,
     wait: float,
@@ -147,14 +149,15 @@ def optimize(
         overrides = (*([f"budget.trials={trials}"] if trials else []), *overrides)
     elif given := [f"--{n}" for n, v in {"model": model, "data": data, "trials": trials, **described}.items() if v]:
         raise click.UsageError(f"{', '.join(given)}: only without a study file. Change {study}, or use --set KEY=VALUE")
-    overrides = (*overrides, *[PULLED] * pull)
+    proxied = [f"storage_proxy={json.dumps(storage_proxy)}"] if storage_proxy else []
+    overrides = (*overrides, *[PULLED] * pull, *proxied)
     allow_outside = allow_outside or data is not None
     stored = [f"storage={json.dumps(storage)}"] if storage else []
     spec = read_study(study, overrides=(*overrides, *stored), allow_outside=allow_outside)
     if workers > 1:
         leases = {"lease": lease, "wait": wait}
         arguments = study_arguments(study, overrides, fork=fork, quiet=quiet, allow_outside=allow_outside, **leases)
-        code, verdict = run_fleet(arguments, workers, storage=storage, say=_say)
+        code, verdict = run_fleet(arguments, workers, storage=spec.storage and spec.url, say=_say)
         if verdict is not None:
             click.echo(json_text(verdict, indent=2) if as_json else verdict_text(verdict))
         return code

@@ -206,6 +206,8 @@ class StudySpec(Table):
     """Name in the storage (default: the file's name)."""
     storage: str | None = None
     """SQLAlchemy URL (default: SQLite beside the study file)."""
+    storage_proxy: Annotated[str, Field(pattern=r"^[^/@\s]+:\d{1,5}$")] | None = None
+    """host:port of a `genopt studies proxy` before that storage, for workers in the hundreds."""
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     """Seeds everything."""
     dataset: DatasetSpec
@@ -274,7 +276,8 @@ class StudySpec(Table):
 
     def portable(self) -> dict[str, Any]:
         """The study as plain JSON without what is private or elsewhere: no storage URL, no rows, no callables."""
-        kept = self.model_dump(by_alias=True, exclude={"storage": True, "dataset": {"rows"}}, exclude_unset=True)
+        private: Any = {"storage": True, "storage_proxy": True, "dataset": {"rows"}}
+        kept = self.model_dump(by_alias=True, exclude=private, exclude_unset=True)
         plain: dict[str, Any] = json.loads(
             json.dumps(kept, default=lambda value: getattr(value, "__name__", str(value)))
         )

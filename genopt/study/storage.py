@@ -26,7 +26,7 @@ def open_storage(url: str, *, create: bool = True) -> tuple[_CachedStorage, RDBS
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     url = with_driver(url)
     try:
-        _refuse_strangers(url, create=create)
+        refuse_strangers(url, create=create)
         storage = made_together(lambda: _Storage(url, engine_kwargs=engine_options(url)))
     except (sa.exc.ArgumentError, ModuleNotFoundError, ValueError) as error:
         raise StudyError(f"storage: {masked(url)} cannot be used ({refusal(error)})", hint=URL_HINT) from None
@@ -92,7 +92,7 @@ def create(study: optuna.Study, trial: FrozenTrial) -> tuple[int, int]:
     return storage.get_trial(trial_id).number, trial_id
 
 
-def _refuse_strangers(url: str, *, create: bool) -> None:
+def refuse_strangers(url: str, *, create: bool) -> None:
     """Raise StudyError before anything is written into a database that is another program's, or not there."""
     engine = sa.create_engine(url, **engine_options(url))
     try:

@@ -26,6 +26,7 @@ from genopt.geometry import Live
 from genopt.space import SearchSpace
 from genopt.study.draft import Draft
 from genopt.study.hgp import distribution
+from genopt.study.proxy import open_proxy, same_database
 from genopt.study.queue import RETRY, Alone, Budget, Claims, Queue, proposal_of
 from genopt.study.samplers import PROPOSAL, SeededSampler, maker
 from genopt.study.storage import open_storage
@@ -237,7 +238,10 @@ class Study:
         """Drop the database connections; safe to call twice."""
         storage: Any = self._study._storage
         storage.remove_session()
-        storage._backend.engine.dispose()
+        if hasattr(storage, "_backend"):
+            storage._backend.engine.dispose()
+        else:
+            storage.close()
 
 
 def open_study(
@@ -251,12 +255,14 @@ def open_study(
     worker: str = "",
     live: Live | None = None,
     create: bool = True,
+    proxy: str | None = None,
 ) -> Study:
     """The study of this name, made when it is missing and `create` says so. Raises StudyError.
 
-    `live` says what acts in a configuration of flat parameters (see geometry.Geometry), for a sampler that asks.
+    `live` says what acts in a configuration of flat parameters (see geometry.Geometry), for a sampler that asks. With
+    `proxy` (host:port) Optuna's tables are reached through a server that stands before the same database.
     """
-    storage, _ = open_storage(url, create=create)
+    storage = open_proxy(proxy, url) if proxy else open_storage(url, create=create)[0]
     names = optuna.get_all_study_names(storage)
     if name not in names:
         if not create:
@@ -279,6 +285,8 @@ def open_study(
             raise StudyError(
                 f"storage: the study {name!r} in {masked(url)} was not made by genopt", hint="choose another name"
             )
+    if proxy:
+        same_database(storage, study._study_id, url, proxy)
     return Study(study, space, seed=seed, sampler=sampler, worker=worker, live=live)
 
 

@@ -14,7 +14,7 @@ worker() { # worker NUMBER: the command line of one worker
     local device=""
     [ "$gpus" -eq 0 ] || device="CUDA_VISIBLE_DEVICES=$(($1 % gpus)) "
     # shellcheck disable=SC2016 # the window's own shell expands it
-    printf 'while :; do %s%q optimize %q; code=$?; case $code in 0|2|130) break;; esac; sleep 10; done; echo "ended: $code"; exec bash' \
+    printf 'while :; do %s%q optimize %q; code=$?; case $code in 0|2|130) break;; esac; sleep "${PAUSE:-10}"; done; echo "ended: $code"; exec bash' \
         "$device" "$genopt" "$study"
 }
 

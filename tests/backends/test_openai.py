@@ -153,7 +153,7 @@ def test_a_model_that_is_not_served_is_named_with_the_nearest() -> None:
             run(double, _nothing, model="tinny")
 
         async def work(backend: OpenAIBackend, info: BackendInfo) -> None:
-            assert info.params["model"].choices == ("tiny", "small") and info.defaults["model"] == "tiny"
+            assert info.params["model"].choices == () and info.defaults["model"] == "tiny"
             assert await backend.models(["small"]) == {"small": {"digest": "small"}}
             with pytest.raises(SpecError, match=r"space\.model.*'large'"):
                 await backend.models(["small", "large"])
@@ -161,6 +161,41 @@ def test_a_model_that_is_not_served_is_named_with_the_nearest() -> None:
 
         run(double, work)
         assert double.asked[-1]["model"] == "small"
+
+
+def test_a_model_that_is_served_but_not_listed_is_no_mistake() -> None:
+    async def work(backend: OpenAIBackend, info: BackendInfo) -> BackendInfo:
+        assert info.defaults["model"] == "preview"
+        assert await backend.models(["tiny", "preview"]) == {
+            "tiny": {"digest": "tiny"},
+            "preview": {"digest": "preview"},
+        }
+        assert (await backend.generate(ask(info))).text
+        return info
+
+    with serving(Double(unlisted=("preview",))) as double:
+        info = run(double, work, model="preview")
+        assert "the server does not list preview, but answers for it" in info.notes
+        assert info.identity["model"] == "preview"
+        assert [body["model"] for body in double.asked] == ["preview"] * 3
+        assert double.asked[0]["max_tokens"] == 16, "asking whether it is there costs next to nothing"
+        double.faults = [(400, {}, {"error": {"message": "temperature: not with preview", "param": "temperature"}})]
+        assert any("shows with the first answer" in note for note in run(double, _notes, model="preview").notes)
+        for fault in (
+            (404, {}, {"detail": "Not Found"}),
+            (400, {}, {"error": {"message": "preview is not a valid model ID"}}),
+            (400, {}, {"error": {"message": "invalid", "param": "model"}}),
+        ):
+            double.faults = [fault]
+            with pytest.raises(SpecError, match=r"backend\.model: the server has no model 'preview'"):
+                run(double, _nothing, model="preview")
+        double.faults = [(403, {}, {"error": {"message": "no access to preview"}})]
+        with pytest.raises(BackendError, match="no access"):
+            run(double, _nothing, model="preview")
+
+
+async def _notes(_: OpenAIBackend, info: BackendInfo) -> BackendInfo:
+    return info
 
 
 def test_constraints_and_log_probabilities_by_dialect() -> None:

@@ -94,5 +94,7 @@ def test_the_figures_are_drawn(browser: Browser, address: str) -> None:
 def test_the_study_note_holds_the_verdict(browser: Browser, address: str) -> None:
     page = browser.open(f"{address}/dashboard/studies/1/note", width=390, height=844)
     page.wait("document.body.innerText.includes('genopt report')")
+    assert page.evaluate("window.obeyed") is None
+    assert all(request.startswith((address, "data:", "blob:")) for request in page.requests)
     assert re.search(r"p = [\d.e-]+", page.evaluate("document.body.innerText"))
     assert not page.problems
