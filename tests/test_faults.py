@@ -157,6 +157,7 @@ def test_a_full_disk_is_one_clear_error_and_the_study_goes_on_when_there_is_room
     (error,) = [line for line in full.err.splitlines() if line.strip() and not line.startswith("  ")]
     assert "cannot be written any longer" in error and "make room on its disk" in full.err
     kept, before = committed(tmp_path), len(log(tmp_path))
+    assert kept
     assert complete(tmp_path).verdict["verdict"]
     assert not kept & {requested(line) for line in log(tmp_path)[before:]}
     assert generations(tmp_path) == generations(calm)
