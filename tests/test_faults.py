@@ -41,8 +41,8 @@ PLACES = {  # where a worker is killed -> how many there are of the like: it die
     "tell: not yet": "genopt.study.study:Study.tell before 1",
     "tell: the outcome is there": "optuna.storages._cached_storage:_CachedStorage.set_trial_state_values before 1",
     "tell: just now": "genopt.study.study:Study.tell after 1",
-    "finals: they are chosen": "genopt.finals:_further before 1",
-    "finals: they are measured": "genopt.finals:_further after 1",
+    "finals: they are chosen": "genopt.finals:Further._one before 1",
+    "finals: they are measured": "genopt.finals:Further._one after 1",
     "verdict: its rows are looked at": "genopt.confirm:by_model before 1",
     "verdict: they are measured": "genopt.confirm:by_model after 1",
     "verdict: it is reached": "genopt.runner:with_opinions after 1",
@@ -152,7 +152,7 @@ def limited(size: int) -> None:
 
 def test_a_full_disk_is_one_clear_error_and_the_study_goes_on_when_there_is_room(calm: Path, tmp_path: Path) -> None:
     small(tmp_path)
-    full = complete(tmp_path, "--quiet", prepare=partial(limited, 250_000))
+    full = complete(tmp_path, "--quiet", prepare=partial(limited, 400_000))
     assert full.code == 2
     (error,) = [line for line in full.err.splitlines() if line.strip() and not line.startswith("  ")]
     assert "cannot be written any longer" in error and "make room on its disk" in full.err
