@@ -22,7 +22,8 @@ FLOORS: dict[int, str] = {
     " scorers",
     4: "study",
     5: "trial answers harvest meter schedule plan checks names prepare output",
-    6: "session recall samples workers progress guards outcomes starts desk search finals pareto confirm fork runner"
+    6: "session recall samples workers progress guards outcomes starts desk purse search finals pareto confirm fork"
+    " runner"
     " evaluation rescore archive export observations report compare judging imported",
     7: "cli console dashboard template testing __main__ __init__",
 }
