@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from genopt.errors import BackendError
 from genopt.finals import enough
 from genopt.outcomes import tell_duplicate
+from genopt.purse import over
 from genopt.session import Session
 from genopt.study import Asked, Budget, Later
 from genopt.trial import Configuration
@@ -26,6 +27,8 @@ class Job:
 
     asked: Asked
     config: Configuration
+    owed: int
+    """Observations that are asked for and not judged yet, at most."""
 
     @property
     def model(self) -> str:
@@ -42,6 +45,8 @@ class Desk:
 
     def __init__(self, session: Session) -> None:
         self.session = session
+        self.first = session.plan.first_look()
+        """Observations that a new trial makes before it is judged."""
         self.in_flight: dict[str, Job] = {}
         self.reason = ""
         self.aside: list[tuple[Job, BackendError]] = []
@@ -92,7 +97,7 @@ class Desk:
             if why := enough(session):
                 self.reason = self.reason or why
                 return None
-            while (reason := self._spent(self._running())) and self._running() and not self._spent(0):
+            while (reason := self.spent(self.first)) and self._running() and not self._spent_alone():
                 if self._waiting:
                     return None  # these first: while nothing runs no room can appear
                 await self._room()  # when a running trial is stopped early
@@ -125,7 +130,7 @@ class Desk:
             else:
                 self._duplicates = 0
                 session.seen.add(config.key)
-                job = Job(asked, config)
+                job = Job(asked, config, self.first)
                 self.in_flight[config.key] = job
                 return job
             self._duplicates += 1
@@ -135,7 +140,7 @@ class Desk:
 
     def jobs(self) -> list[Job]:
         """What this worker has in hand: what runs, what the engine failed, what asked for the same as another."""
-        twins = [Job(asked, job.config) for key, job in self.in_flight.items() for asked in self._twins.get(key, ())]
+        twins = [Job(asked, job.config, 0) for key, job in self.in_flight.items() for asked in self._twins.get(key, ())]
         return [*self.in_flight.values(), *(job for job, _ in self.aside), *twins]
 
     def _running(self) -> int:
@@ -198,19 +203,14 @@ class Desk:
                 await tell_duplicate(self.session, twin, known)
         self._change.set()
 
-    def _spent(self, running: int) -> str:
-        """Why no further trial may start beside `running` others, or "". What was begun before the study was stopped
-        counts as one of the budget's trials already, so that the number of trials forbids only new ones (see `ask`)."""
-        session, plan = self.session, self.session.plan
-        budget, meter = plan.spec.budget, session.meter
-        ahead = (running + 1) * len(plan.tune) * plan.samples + plan.bill().reserve
-        if budget.generations is not None and meter.generations + ahead > budget.generations:
-            return f"the budget of {budget.generations:,} generations is spent, but for the verdict"
-        each = meter.tokens / meter.generations if meter.generations else 0.0
-        if budget.tokens is not None and meter.tokens + ahead * each > budget.tokens:
-            return f"the budget of {budget.tokens:,} tokens is spent, but for the verdict"
-        if budget.hours is not None:
-            seconds = session.elapsed() / meter.generations if meter.generations else 0.0
-            if session.elapsed() + ahead * seconds > budget.hours * 3600:
-                return f"the budget of {budget.hours:g} hours is spent, but for the verdict"
-        return ""
+    def spent(self, more: int, *, by: Job | None = None) -> str:
+        """Why no trial may make `more` observations beside what the others have in hand, or "" when one may: a new one,
+        or the one whose job is `by`. What was begun before the study was stopped counts as one of the budget's trials
+        already, so that the number of trials forbids only new ones (see `ask`)."""
+        session = self.session
+        owed = sum(job.owed for job in self.in_flight.values() if job is not by)
+        owed += session.elsewhere * len(session.plan.tune)
+        return over(session, (owed + more) * session.plan.samples)
+
+    def _spent_alone(self) -> str:
+        return over(self.session, self.first * self.session.plan.samples)

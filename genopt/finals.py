@@ -16,13 +16,13 @@ import numpy as np
 
 from genopt import race
 from genopt.field import Field, fit
+from genopt.purse import Purse
 from genopt.schedule import gather
 from genopt.session import Session
 from genopt.stats import mean_se, minimum_detectable_effect
 from genopt.trial import MAX_MISSING, Configuration, Evaluation
 
 LEVEL = 0.05  # the chance to beat the baseline below which a finalist is not measured further
-STEPS = 4  # parts of the tune split in which finalists are measured further
 
 
 @dataclass(frozen=True)
@@ -85,15 +85,14 @@ def enough(session: Session) -> str:
 async def choose_winner(session: Session, baseline: Evaluation) -> Candidate | None:
     """The configuration to put forward, or None when nothing looks better than the baseline.
 
-    The best are measured on, on examples that they have not seen and then with fresh seeds, until what
-    `search.finalists` and `search.replicates` allow is spent or one alone is left.
+    The best are measured on, on examples that they have not seen and then with fresh seeds, until what the budget or
+    `search.replicates` allow is spent or one alone is left.
     """
     spec, plan = session.plan.spec.search, session.plan
     key = baseline.config.key
-    room = plan.bill().finalists // spec.repeats
     rng = np.random.default_rng(plan.spec.seed)
     below = 0.0 if spec.stop_when is None else spec.stop_when.gain_below
-    further = Further(session, room)
+    further = Further(session, await Purse.open(session), baseline)
     while True:
         arms, field = standing(session)
         base = next(i for i, arm in enumerate(arms) if arm.config.key == key)
@@ -102,9 +101,10 @@ async def choose_winner(session: Session, baseline: Evaluation) -> Candidate | N
         most = [further.most(arm) if i in able else 0 for i, arm in enumerate(arms)]
         chosen = race.promote(field, lengths, most, rng, arms=spec.finalists)
         chosen = [i for i in chosen if i == base or field.chance(i, base) >= LEVEL]
-        if further.room < 1 or not chosen or (below and race.prospect(field, base, 0, rng).gain < below):
+        if not chosen or (below and race.prospect(field, base, 0, rng).gain < below):
             break
-        await further.measure([arms[i] for i in chosen])
+        if not await further.measure([arms[i] for i in chosen]):
+            break
     await remember(session, arms)
     able = reliable(session, arms, able)
     gains = [
@@ -123,36 +123,41 @@ async def choose_winner(session: Session, baseline: Evaluation) -> Candidate | N
 
 
 class Further:
-    """Measures configurations further, a part of the tune split at a time, while `room` observations last."""
+    """Measures configurations further, a part of the tune split at a time, while the purse has room."""
 
-    def __init__(self, session: Session, room: int) -> None:
-        self.room, self._session, self._entered = room, session, False
+    def __init__(self, session: Session, purse: Purse, baseline: Evaluation) -> None:
+        self._session, self._purse, self._baseline, self._entered = session, purse, baseline, False
 
     def most(self, arm: Evaluation) -> int:
         """How many observations of a configuration there may be: what is certain says nothing new when asked again."""
         n = len(self._session.plan.tune)
-        return n if arm.config.deterministic else (1 + self._session.plan.spec.search.replicates) * n
+        return n if arm.config.deterministic else self._session.plan.rounds * n
 
-    async def measure(self, arms: Sequence[Evaluation]) -> None:
-        """The next part of each, on examples that it has not seen and then with fresh seeds."""
-        session, repeats = self._session, self._session.plan.spec.search.repeats
+    async def measure(self, arms: Sequence[Evaluation]) -> bool:
+        """The next part of each, on examples that it has not seen and then with fresh seeds; False where there is no
+        room for any."""
+        session, room = self._session, self._purse.room([self._baseline, *arms])
+        if room < 1:
+            return False
         if not self._entered:
-            session.enter("finalists", f"the best {len(arms)} further, then with fresh seeds", self.room * repeats)
+            planned = session.plan.bill().finalists
+            session.enter("finalists", f"the best {len(arms)} further, then with fresh seeds", planned)
             self._entered = True
-        step = max(1, math.ceil(len(session.plan.tune) / STEPS))
         upto: dict[str, int] = {}
         for arm in arms:
-            more = min(step, self.most(arm) - len(arm.cells), self.room)
+            have = len(arm.cells)
+            more = min(race.step(have, len(session.plan.tune)), self.most(arm) - have, room)
             if more > 0:
-                upto[arm.config.key] = len(arm.cells) + more
-                self.room -= more
+                upto[arm.config.key] = have + more
+                room -= more
         await by_model([arm.config for arm in arms if arm.config.key in upto], partial(self._one, upto))
         await session.flush()
+        return True
 
     async def _one(self, upto: Mapping[str, int], config: Configuration) -> Evaluation:
-        spec = self._session.plan.spec.search
-        window = max(1, 2 * self._session.plan.concurrency // (spec.repeats * len(upto)))
-        return await self._session.measure(config, replicates=1 + spec.replicates, upto=upto[config.key], window=window)
+        plan = self._session.plan
+        window = max(1, 2 * plan.concurrency // (plan.spec.search.repeats * len(upto)))
+        return await self._session.measure(config, replicates=plan.rounds, upto=upto[config.key], window=window)
 
 
 async def remember(session: Session, arms: Sequence[Evaluation]) -> None:
@@ -196,4 +201,6 @@ def reliable(session: Session, arms: Sequence[Evaluation], among: Sequence[int])
 
 def feasible(session: Session, evaluation: Evaluation) -> bool:
     """Whether its means meet every constraint."""
+    if not session.plan.goal.constraints:
+        return True
     return all(v <= 0 for v in session.plan.goal.violations(evaluation.means()).values())

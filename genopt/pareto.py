@@ -20,6 +20,7 @@ from genopt.field import Field, fit
 from genopt.finals import Candidate, Further, arms_of, by_model, feasible, reliable, remember
 from genopt.fronts import Floats
 from genopt.objectives import Goal
+from genopt.purse import Purse
 from genopt.session import Session
 from genopt.stats import UNBOUNDED, PairedResult, look_level, paired
 from genopt.trial import Evaluation, mean_of
@@ -61,16 +62,17 @@ async def choose_front(session: Session, baseline: Evaluation) -> list[Evaluatio
     """
     spec, plan = session.plan.spec.search, session.plan
     rng = np.random.default_rng(plan.spec.seed)
-    further = Further(session, plan.bill().finalists // spec.repeats)
+    further = Further(session, await Purse.open(session), baseline)
     while True:
         arms, _, fields = standings(session)
         able = [i for i, arm in enumerate(arms) if arm.config.key == baseline.config.key or feasible(session, arm)]
         share = fronts.membership(fields, able, rng)
         open_ = [i for i in able if len(arms[i].cells) < further.most(arms[i]) and DOUBT <= share[i] <= 1 - DOUBT]
-        if further.room < 1 or not open_:
+        if not open_:
             break
         doubtful = sorted(open_, key=lambda i: (abs(share[i] - 0.5), arms[i].config.key))
-        await further.measure([arms[i] for i in doubtful[: spec.finalists]])
+        if not await further.measure([arms[i] for i in doubtful[: spec.finalists]]):
+            break
     await remember(session, arms)
     complete = reliable(session, arms, [i for i in able if len(arms[i].cells) >= len(plan.tune)])
     worth = np.array([field.worth for field in fields]).T

@@ -20,6 +20,7 @@ from genopt.harvest import Harvest
 from genopt.meter import Meter
 from genopt.objectives import Goal
 from genopt.prompt import Prompt
+from genopt.race import Split, first_look
 from genopt.space import SearchSpace
 from genopt.spec import StudySpec
 from genopt.spec.confirm import second_judge
@@ -28,6 +29,7 @@ from genopt.trial import Configuration, Observer, Sink
 from genopt.types import Backend, BackendInfo, Domain, Example, Params, ParamValue, Scorer
 
 DEFAULT_TRIALS = 60
+MOST_REPLICATES = 7  # of one configuration: more say ever less about examples that are seen already
 
 
 def concurrency(spec: StudySpec, info: BackendInfo) -> int:
@@ -215,16 +217,50 @@ class Plan:
             sides = (("tune", tuple(e for e in self.tune if e.id not in tried)), ("both", self.holdout))
         return [(example, data.example_digest(example), side) for side, part in sides for example in part]
 
+    @property
+    def races(self) -> bool:
+        """Whether trials are compared at rungs and stopped there."""
+        pruner = self.spec.search.pruner
+        return pruner == "paired" or (pruner != "none" and not self.goal.several)
+
+    @property
+    def eager(self) -> bool:
+        """Whether what nobody may need is asked for to keep the engine busy: not where texts are what is counted."""
+        budget = self.spec.budget
+        return not self.races or (budget.generations is None and budget.tokens is None)
+
+    @property
+    def rounds(self) -> int:
+        """How often those that may be best see the tune split, at most."""
+        replicates = self.spec.search.replicates
+        if replicates != "auto":
+            return 1 + replicates
+        return 2 if self.trials is not None else 1 + MOST_REPLICATES
+
+    @property
+    def finals(self) -> int | None:
+        """The generations that the choice among the best takes at most; None: what the budget leaves."""
+        spec = self.spec.search
+        if spec.replicates == "auto" and self.trials is None:
+            return None
+        return len(self.tune) * self.samples * (self.rounds - 1) * (spec.finalists + 1)
+
+    def first_look(self) -> int:
+        """How many examples a trial sees before anything can stop it, when nothing is known of the others."""
+        return first_look(None, len(self.tune)) if self.races else len(self.tune)
+
     def bill(self) -> Bill:
         """The cost at most. Without a limit on trials the search costs whatever the other budgets leave."""
-        spec = self.spec.search
+        spec, budget = self.spec.search, self.spec.budget.generations
         each = len(self.tune) * self.samples
-        held_out = 1 + (spec.front if self.goal.several else 1)
-        bill = Bill(
-            search=each * (self.trials or 0),
-            finalists=each * spec.replicates * (spec.finalists + 1),
-            confirm=held_out * len(self.holdout) * self.samples * spec.confirm_repeats,
-        )
+        confirm = (1 + (spec.front if self.goal.several else 1)) * len(self.holdout)
+        confirm *= self.samples * spec.confirm_repeats
+        finals = each * (spec.finalists + 1) if self.finals is None else self.finals
+        if budget is not None and self.trials is None:
+            split = Split.of(budget, confirm, finals=self.finals)
+            bill = Bill(int(split.search), int(split.total) - int(split.search), confirm)
+        else:
+            bill = Bill(each * (self.trials or 0), finals, confirm)
         calls = {name: getattr(scorer, "calls", 0) for name, scorer in self.scorers.items()}
         again = int(self.spec.confirm.pairwise is not None)  # two texts, two orders: one for each text
         if self.spec.audit is not None:

@@ -4,6 +4,7 @@ before a single generation is made."""
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from itertools import islice
@@ -26,6 +27,7 @@ from genopt.names import with_own_names
 from genopt.output import constraint, scorers_with
 from genopt.plan import DEFAULT_TRIALS, Plan, concurrency
 from genopt.prompt import Prompt
+from genopt.race import Split
 from genopt.scorers import make_scorer, scorer_key
 from genopt.space import Choice, Constant, Number, SearchSpace, Switch, default_space
 from genopt.spec import StudySpec, TextFile
@@ -279,7 +281,8 @@ def _render_everything(plan: Plan) -> None:
 
 def _affordable(plan: Plan) -> None:
     """Raise SpecError when the budget cannot even pay for a baseline, one trial and the verdict."""
-    budget, least = plan.spec.budget.generations, plan.bill().reserve + 2 * len(plan.tune) * plan.samples
+    budget, search = plan.spec.budget.generations, (len(plan.tune) + plan.first_look()) * plan.samples
+    least = math.ceil(Split.least(search, plan.bill().confirm, finals=plan.finals))
     if budget is not None and budget < least:
         raise SpecError(
             f"budget.generations: {budget} is too few: baseline, one trial and the verdict take {least}. Raise it,"

@@ -27,6 +27,29 @@ FIRST = (8, 0.15)  # the first look at an arm: at least so many examples, and at
 PILOT = 12  # the same before anything is known of the spread between arms
 ALPHA = 0.3  # the chance that an arm as good as the best is parked, over all looks together; it may be taken up again
 FEW = 10  # arms without which nothing is said of those to come
+FINALS = 0.35  # of the calls before the verdict, what is kept for the choice among those that may be best
+
+
+@dataclass(frozen=True, slots=True)
+class Split:
+    """How far a budget reaches, in calls: all that is spent before the verdict, and of it what may be spent until
+    nothing new is begun any more and nothing is judged further."""
+
+    search: float
+    total: float
+
+    @classmethod
+    def of(cls, calls: float, verdict: float, *, finals: float | None = None) -> Split:
+        """What is left of `calls` without the `verdict`'s; FINALS of it, and at most `finals`, are kept for the choice
+        among the best."""
+        total = max(calls - verdict, 0.0)
+        kept = FINALS * total
+        return cls(total - (kept if finals is None else min(kept, finals)), total)
+
+    @staticmethod
+    def least(search: float, verdict: float, *, finals: float | None = None) -> float:
+        """The calls without which the search cannot have so many."""
+        return verdict + min(search / (1 - FINALS), math.inf if finals is None else search + finals)
 
 
 def first_look(field: Field | None, n_examples: int) -> int:
@@ -64,13 +87,16 @@ def promote(
     field: Field, lengths: Sequence[int], most: Sequence[int], rng: np.random.Generator, *, arms: int
 ) -> list[int]:
     """The arms that get the next examples: the leader and those most likely to be better than it (top-two Thompson
-    sampling; Russo 2016), at most `arms` of them, none that has `most` scores already."""
+    sampling; Russo 2016), at most `arms` of them, none that has `most` scores already. None where no draw of the
+    posterior has another one in front: there is nothing left to choose."""
     open_ = [k for k in range(len(lengths)) if lengths[k] < most[k]]
     if not open_:
         return []
     root = _root(field.covariance)
     draws = field.worth[:, None] + root @ rng.standard_normal((len(field.worth), 512))
     leader = int(np.argmax(field.worth))
+    if bool((draws.argmax(axis=0) == leader).all()):
+        return []
     votes = np.bincount(np.argmax(draws, axis=0), minlength=len(lengths)).astype(np.float64)
     rest = draws.copy()
     rest[leader] = -math.inf
@@ -78,6 +104,11 @@ def promote(
     votes[leader] = 1024
     ranked = sorted(open_, key=lambda k: (-votes[k], -field.worth[k]))
     return [k for k in ranked if votes[k] > 0][:arms]
+
+
+def step(length: int, n_examples: int) -> int:
+    """How many scores more an arm of that many gets at once: a quarter of the examples, or of what it has."""
+    return max(1, math.ceil(max(n_examples, length) / 4))
 
 
 @dataclass(frozen=True)
@@ -133,19 +164,18 @@ def simulate(
     *,
     baseline: int = 0,
     holdout: float = 0.3,
-    finals: float = 0.35,
     arms: int = 4,
-    batch: float = 0.25,
     order: Sequence[int] | None = None,
+    certain: Sequence[bool] | None = None,
     gain_below: float = 0.0,
     crossfit: bool = False,
 ) -> Outcome:
     """A whole study on recorded scores (arms x examples x samples; higher is better), by the policy of `genopt.search`.
 
-    New arms are taken in `order` (default: random) while less than 1 - `finals` of the calls are spent; with
-    `gain_below` the study ends when what going on can bring is less. A fraction `holdout` of the examples is kept for
-    the verdict, and one sample of every (arm, example) for its fresh seeds; with `crossfit` no example is kept, and the
-    claim is that of `genopt.crossfit`. Deterministic in `seed`.
+    New arms are taken in `order` (default: random) while the calls of `Split` allow; with `gain_below` the study ends
+    when what going on can bring is less. A fraction `holdout` of the examples is kept for the verdict, and one sample
+    of every (arm, example) for its fresh seeds; arms that are `certain` write the same text again and are not asked
+    for it. With `crossfit` no example is kept, and the claim is that of `genopt.crossfit`. Deterministic in `seed`.
     """
     from genopt.crossfit import chosen as choice
     from genopt.crossfit import folds
@@ -162,9 +192,10 @@ def simulate(
     cells = np.argsort(rng.random(table.shape), axis=2)
     shuffled_table = np.take_along_axis(table, cells, axis=2)
     stream = shuffled_table[:, tune].transpose(0, 2, 1).reshape(n_arms, -1)
-    most_scores = (samples - 1) * n  # one sample of each is kept for the holdout's fresh seeds
-    room = calls - 2 * len(held)
-    known: dict[int, int] = {baseline: min(n, room)}
+    sure = np.zeros(n_arms, dtype=bool) if certain is None else np.asarray(certain)
+    most = np.where(sure, n, (samples - 1) * n)  # one sample of each is kept for the holdout's fresh seeds
+    split = Split.of(calls, 2 * len(held))
+    known: dict[int, int] = {baseline: min(n, int(split.total))}
     proposals = [int(k) for k in (rng.permutation(n_arms) if order is None else order) if k != baseline]
 
     def field() -> Field:
@@ -181,26 +212,25 @@ def simulate(
             and prospect(now, 0, n_arms - len(known), rng).gain < gain_below
         ):
             break
-        if spent + first > (1 - finals) * room:
+        if spent + first > split.search:
             break
         rungs = looks(first, n)
         for look, level in zip((*rungs, n), (*levels(rungs, ALPHA), 1.0), strict=True):
             spent += look - known.get(arm, 0)
             known[arm] = look
             now = field()
-            if spent + look > (1 - finals) * room or not goes_on(now, len(known) - 1, level):
+            if spent + look > split.search or not goes_on(now, len(known) - 1, level):
                 break
-    step = max(1, round(batch * n))
     while True:
         now = field()
         names, lengths = list(known), list(known.values())
-        chosen = promote(now, lengths, [most_scores] * len(names), rng, arms=arms)
+        chosen = promote(now, lengths, [int(most[k]) for k in names], rng, arms=arms)
         if gain_below and prospect(now, 0, 0, rng).gain < gain_below:
             break
-        if not chosen or room - spent < 1:
+        if not chosen or split.total - spent < 1:
             break
         for k in chosen:
-            more = min(step, most_scores - lengths[k], room - spent)
+            more = min(step(lengths[k], n), int(most[names[k]]) - lengths[k], int(split.total) - spent)
             known[names[k]] += more
             spent += more
     winner = names[int(np.argmax(now.worth))]

@@ -17,12 +17,14 @@ async def run_trial(
     window: int,
     rungs: Sequence[int] = (),
     decide: Callable[[list[R]], Awaitable[bool]] | None = None,
+    ahead: bool = True,
 ) -> list[R]:
     """The observations 0 .. count-1 in order, or a shorter prefix when `decide` said stop at a rung.
 
     At most `window` observations run at once. `decide` is asked once per rung, with exactly the first `rung`
-    observations: completion order favours short answers, so only the contiguous prefix is ever judged. When the trial
-    is stopped, fails or is cancelled, what is still running is cancelled before this returns.
+    observations: completion order favours short answers, so only the contiguous prefix is ever judged. Those beyond a
+    rung are begun before it is decided only if they may run `ahead`. When the trial is stopped, fails or is cancelled,
+    what is still running is cancelled before this returns.
     """
     results: list[R | None] = [None] * count
     finished = bytearray(count)
@@ -52,7 +54,8 @@ async def run_trial(
     looks = list(rungs)
     try:
         while done < count:
-            while started < count and free > 0:
+            limit = count if ahead or not looks else looks[0]
+            while started < limit and free > 0:
                 task = asyncio.create_task(one(started))
                 running.add(task)
                 task.add_done_callback(running.discard)

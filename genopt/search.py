@@ -108,9 +108,10 @@ async def search(session: Session) -> None:
         await session.recall()
         field = standing(session)[1] if spec.search.pruner != "none" else None
         rungs = race.looks(race.first_look(field, n), n)
+        job.owed = desk.first = rungs[0] if plan.races and rungs else n
         try:
             evaluation = await session.measure(
-                job.config, trial_id=job.asked.trial_id, window=window, rungs=rungs, decide=_judge(session, job, rungs)
+                job.config, trial_id=job.asked.trial_id, window=window, rungs=rungs, decide=_judge(desk, job, rungs)
             )
         except TakenOver:
             return await desk.lost(job)
@@ -140,13 +141,24 @@ async def search(session: Session) -> None:
     session.note(f"search ended: {desk.reason}")
 
 
-def _judge(session: Session, job: Job, rungs: tuple[int, ...]) -> Callable[[Evaluation, int], Awaitable[bool]]:
-    """The decision at a rung: report the running mean, then go on or stop: what surely misses a constraint, and what
-    is worse than the best, or than one other configuration in every objective where there are several."""
-    plan = session.plan
+def _judge(desk: Desk, job: Job, rungs: tuple[int, ...]) -> Callable[[Evaluation, int], Awaitable[bool]]:
+    """The decision at a rung: report the running mean, then go on or stop: what surely misses a constraint, what is
+    worse than the best, or than one other configuration in every objective where there are several, and what the budget
+    does not pay for."""
+    session, plan = desk.session, desk.session.plan
     sure, worse = (dict(zip(rungs, levels(rungs, alpha), strict=True)) for alpha in (SURE, race.ALPHA))
 
     async def decide(evaluation: Evaluation, n: int) -> bool:
+        if not await worth_it(evaluation, n):
+            return False
+        if plan.races:
+            following = [*rungs, len(plan.tune)][rungs.index(n) + 1]
+            if desk.spent(following - n, by=job):
+                return False
+            job.owed = following - n
+        return True
+
+    async def worth_it(evaluation: Evaluation, n: int) -> bool:
         if plan.spec.search.pruner == "paired" and min(evaluation.chances(plan.goal).values(), default=1.0) < sure[n]:
             return False
         if plan.goal.several:

@@ -229,7 +229,7 @@ class Session:
         `decide(evaluation, n)` may stop it; the evaluation then holds the first n examples.
         """
         examples = self.plan.tune if examples is None else examples
-        slots = max(1, self.plan.concurrency // self.plan.spec.search.repeats)
+        window = window or 2 * max(1, self.plan.concurrency // self.plan.spec.search.repeats)
         await self.flush()
         evaluation = Evaluation(config, examples)
         rounds = 1 if config.deterministic else replicates  # the same text again says nothing new
@@ -240,7 +240,9 @@ class Session:
             read=partial(self.memory, config, phase),
             flush=self.flush,
         )
-        made: dict[int, Observation] = {}
+        before = self.evaluations.get(config.key) or self.parked.get(config.key)
+        had = before.cells if before is not None and phase == "tune" and trial_id is None else {}
+        made: dict[int, Observation] = {index: had[cell] for index, cell in enumerate(cells) if cell in had}
 
         async def observe(index: int) -> Observation:
             if index not in made:
@@ -262,8 +264,8 @@ class Session:
             if rungs:  # a trial, which is this worker's
                 await share.take()
             else:
-                await share.spread(observe, window or 2 * slots)
-            found = await run_trial(len(cells), observe, window=window or 2 * slots, rungs=rungs, decide=look)
+                await share.spread(observe, window)
+            found = await run_trial(len(cells), observe, window=window, rungs=rungs, decide=look, ahead=self.plan.eager)
         except TakenOver:
             if rungs:
                 raise

@@ -175,3 +175,25 @@ def test_the_prospect_is_the_expected_maximum() -> None:
     rng = np.random.default_rng(0)
     assert race.prospect(field, 0, 0, rng, draws=200_000).gain == pytest.approx(0.2 / np.sqrt(np.pi), rel=0.02)
     assert race.prospect(field, 0, 2, rng, draws=200_000).gain == pytest.approx(0.2 * 1.0294, rel=0.02)
+
+
+def test_a_budget_is_split_between_the_search_and_the_choice() -> None:
+    split = race.Split.of(1000, 60)
+    assert split.total == 940
+    assert split.search == pytest.approx((1 - race.FINALS) * 940)
+    assert race.Split.of(1000, 60, finals=100).search == 840, "what is kept has a ceiling"
+    assert race.Split.of(40, 60) == race.Split(0.0, 0.0)
+
+
+@pytest.mark.parametrize("finals", [None, 0, 30, 400])
+def test_the_least_budget_is_the_one_whose_search_is_just_long_enough(finals: float | None) -> None:
+    least = race.Split.least(200, 60, finals=finals)
+    assert race.Split.of(least, 60, finals=finals).search == pytest.approx(200)
+    assert race.Split.of(least - 1, 60, finals=finals).search < 200
+
+
+def test_a_simulated_study_asks_for_a_certain_text_once() -> None:
+    table = np.repeat(np.random.default_rng(0).random((12, 40, 1)), 5, axis=2)
+    found = race.simulate(table, 2000, 0, certain=[True] * 12)
+    assert max(found.lengths) <= 28
+    assert found.calls == sum(found.lengths) + (1 if found.winner == 0 else 2) * 12

@@ -109,6 +109,14 @@ def test_a_decision_to_stop_gives_the_prefix_and_cancels_what_is_in_flight() -> 
     assert len(bench.started) < 50
 
 
+def test_nothing_beyond_a_rung_is_begun_before_it_is_decided_unless_trials_run_ahead() -> None:
+    for ahead, most in ((False, 8), (True, 50)):
+        bench = Bench()
+        got = run(run_trial(50, bench.observe, window=50, rungs=(4, 8), decide=keep({8: False}, []), ahead=ahead))
+        assert len(got) == 8
+        assert len(bench.started) == most
+
+
 def test_a_stop_waits_until_everything_has_let_go() -> None:
     bench = Bench(turns=lambda index: 1 if index < 4 else 10**9)
     run(run_trial(50, bench.observe, window=10, rungs=(4,), decide=keep({4: False}, [])))

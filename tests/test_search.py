@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -176,12 +177,11 @@ def test_the_budget_of_generations_is_used(tmp_path: Path) -> None:
 
 def test_a_budget_that_cannot_pay_for_a_verdict_is_refused(tmp_path: Path) -> None:
     """The least is exact: with it one trial is run beside the baseline."""
-    ran = None
-    table = study(tmp_path, count=40, budget={"generations": 60})
+    table = study(tmp_path, count=40, budget={"generations": 60}, search={"sampler": "random"})
     with pytest.raises(SpecError, match=r"budget.generations: 60 is too few: .* take (\d+)") as caught:
         asyncio.run(prepare(make_study(table, folder=tmp_path)))
     least = int(str(caught.value).rpartition("take ")[2].split(".")[0].split()[0])
-    ran = run(table | {"budget": {"generations": least}, "search": {"sampler": "random"}}, tmp_path)
+    ran = run(table | {"budget": {"generations": least}}, tmp_path)
     assert ran.decided().verdict is not None
     assert len([trial for trial in ran.trials if not trial.outcome.get("baseline")]) == 1
     with pytest.raises(SpecError, match="too few"):
@@ -483,3 +483,24 @@ def test_a_search_that_cannot_bring_enough_ends_and_says_so(tmp_path: Path) -> N
     assert "search ended: " in ran.notes()
     assert "going on is expected to bring" in ran.notes() or "are not likely to show one below" in ran.notes()
     assert no_trial_is_open(ran)
+
+
+@pytest.mark.parametrize("budget", [{"generations": 900}, {"tokens": 11_000}])
+def test_choosing_takes_a_share_of_the_budget_and_the_search_no_more_than_the_rest(
+    tmp_path: Path, budget: dict[str, int]
+) -> None:
+    """Where texts are what is counted, the finalists get what is kept for them, and no trial asks beyond a look."""
+    space = {"temperature": {"low": 0.1, "high": 1.5}, "top_p": {"low": 0.5, "high": 1.0}}
+    table = study(tmp_path, count=60, space=space, baseline={"temperature": 1.5, "top_p": 1.0}, budget=budget)
+    table["search"] = {"sampler": "random", "pruner": "paired"}
+    ran = run(table, tmp_path)
+    verdict = ran.decided()
+    assert verdict.verdict is not None
+    [(stored,)] = query(tmp_path, "SELECT value_json FROM study_user_attributes WHERE key = 'genopt:finals'")
+    entered = json.loads(stored)["spent"]
+    spent = {"generations": verdict.search_generations + verdict.confirm_generations, "tokens": verdict.tokens}
+    for name, limit in budget.items():
+        assert entered[name] < 0.7 * limit
+        assert entered[name] < spent[name] <= limit
+    looked_at = query(tmp_path, "SELECT count(*) FROM genopt_generations WHERE phase = 'tune' AND sample = 0")[0][0]
+    assert looked_at >= entered["observations"] >= 0.95 * entered["generations"], "what was made was looked at"

@@ -16,6 +16,8 @@ from benchmarks.search.outcomes import read
 from benchmarks.search.table import FOLDER, load, names
 
 FULL = "full grid / llmsearch"
+NEAR = 0.1  # points: as good as the full grid is whose mean regret is above its by no more
+STOPPED = "genopt, gain_below "
 Lines = list[dict[str, Any]]
 Curves = Mapping[tuple[str, str], Mapping[float, Lines]]  # (table, policy) -> budget -> outcomes
 
@@ -51,7 +53,7 @@ def summary(found: Curves, share: float) -> Iterator[str]:
     tables = sorted({table for table, _ in found})
     yield f"| at {share:.0%} | " + " | ".join(tables) + " |"
     yield "|---" * (1 + len(tables)) + "|"
-    for policy in sorted({policy for _, policy in found}):
+    for policy in sorted({policy for _, policy in found if not policy.startswith(STOPPED)}):
         cells, seeds = [], []
         for table in tables:
             lines = found.get((table, policy), {}).get(share, [])
@@ -73,7 +75,7 @@ def spent(found: Curves) -> Iterator[str]:
     budgets = sorted({share for at in found.values() for share in at})
     yield "| policy | " + " | ".join(f"{share:.0%}" for share in budgets) + " |"
     yield "|---" * (1 + len(budgets)) + "|"
-    for policy in sorted({policy for _, policy in found}):
+    for policy in sorted({policy for _, policy in found if not policy.startswith(STOPPED)}):
         cells = []
         for share in budgets:
             lines = [line for (_, other), at in found.items() if other == policy for line in at.get(share, [])]
@@ -82,7 +84,9 @@ def spent(found: Curves) -> Iterator[str]:
 
 
 def tokens_to(found: Curves) -> Iterator[str]:
-    """Tokens until the mean truth of the choice is that of the full grid's, and how many times fewer than its."""
+    """Tokens of the cheapest studies, from their first to the verdict's last, of which the mean regret is that of the
+    full grid, or above it by NEAR at most; and how many times fewer than its. Every budget has studies of its own;
+    between two budgets the straight line counts."""
     yield "| table | full grid's regret | policy | tokens | calls, of the full grid's | times fewer tokens than it |"
     yield "|---|---|---|---|---|---|"
     for table in sorted({table for table, _ in found}):
@@ -91,9 +95,9 @@ def tokens_to(found: Curves) -> Iterator[str]:
         whole = found[table, FULL][1.0]
         wanted, paid = figure(whole, "regret").value, figure(whole, "tokens").value
         for (other, policy), at in sorted(found.items()):
-            if other != table or policy == FULL:
+            if other != table or policy == FULL or policy.startswith(STOPPED):
                 continue
-            reached = crossing(at, wanted)
+            reached = crossing(at, wanted + NEAR)
             if reached is None:
                 yield f"| {table} | {wanted:.2f} | {policy} | not reached at {max(at):.0%} | | |"
             else:
@@ -101,6 +105,23 @@ def tokens_to(found: Curves) -> Iterator[str]:
                 sign = "at most " if least else ""
                 times = f"{'at least ' if least else ''}{paid / tokens:.1f}"
                 yield f"| {table} | {wanted:.2f} | {policy} | {sign}{tokens:,.0f} | {sign}{share:.1%} | {times} |"
+
+
+def stopped(found: Curves, share: float = 0.35) -> Iterator[str]:
+    """What ending early saves and loses against the same studies, paired by seed."""
+    yield "| table | gain_below | studies | calls, % of the full grid | saved, % of the calls | regret lost, points |"
+    yield "|---|---|---|---|---|---|"
+    for (table, policy), at in sorted(found.items()):
+        if not policy.startswith(STOPPED):
+            continue
+        whole = {line["seed"]: line for line in found.get((table, "genopt"), {}).get(share, [])}
+        pairs = [(line, whole[line["seed"]]) for line in at.get(share, []) if line["seed"] in whole]
+        if pairs:
+            saved = mean([100 * (1 - early["share"] / late["share"]) for early, late in pairs])
+            lost = mean([early["regret"] - late["regret"] for early, late in pairs])
+            calls = mean([100 * early["share"] for early, _ in pairs])
+            cells = [f"{calls.value:.1f}", f"{saved.value:.0f} ±{saved.high - saved.value:.0f}", plus_minus(lost)]
+            yield f"| {table} | {policy.removeprefix(STOPPED)} | {len(pairs)} | " + " | ".join(cells) + " |"
 
 
 def false_claims(found: Curves) -> Iterator[str]:
@@ -141,7 +162,7 @@ def plot(found: Curves, quantity: str, path: Path) -> None:
     columns = 3
     rows = -(-len(tables) // columns)
     shown, axes = pyplot.subplots(rows, columns, figsize=(4 * columns, 3 * rows), squeeze=False, sharex=True)
-    policies = sorted({policy for _, policy in found})
+    policies = sorted({policy for _, policy in found if not policy.startswith(STOPPED)})
     for panel, table in zip(axes.flat, tables, strict=False):
         for number, policy in enumerate(policies):
             at = found.get((table, policy))
@@ -185,6 +206,8 @@ def main() -> None:
     print("\n" + "\n".join(spent(found)))
     print("\n### false claims\n")
     print("\n".join(false_claims(found)))
+    print("\n### stopping early\n")
+    print("\n".join(stopped(found)))
     print("\n### tokens\n")
     print("\n".join(tokens_to(found)))
     if given.plots:

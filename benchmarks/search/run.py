@@ -2,7 +2,8 @@
 
 Pure functions on recorded rows: no engine, no storage. Every (table, policy, seed) is a world of its own; a budget is a
 share of the full grid's calls. Optuna's policies go on from budget to budget and take seconds each: give them fewer
-seeds (`--policies optuna --seeds 12`). Outcomes are added to `--results`; `benchmarks.search.report` makes the tables.
+seeds (`--policies optuna --seeds 12`). `stopped` is the engine with several `stop_when`. Outcomes are added to
+`--results`; `benchmarks.search.report` makes the tables.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from benchmarks.search.engine import ENGINE
+from benchmarks.search.engine import ENGINE, STOPPED
 from benchmarks.search.outcomes import append, done
 from benchmarks.search.policies import OPTUNA, PLAIN, Policy
 from benchmarks.search.table import Table, load, names
@@ -21,7 +22,7 @@ from benchmarks.search.world import World
 
 BUDGETS = (0.03, 0.05, 0.1, 0.2, 0.35, 0.5, 1.0)
 MOST = {"TPE": 1.0}  # of Optuna's ways the others end earlier: a study asks for a second or two of its own
-GROUPS: Mapping[str, Mapping[str, Policy]] = {"plain": PLAIN, "optuna": OPTUNA, "engine": ENGINE}
+GROUPS: Mapping[str, Mapping[str, Policy]] = {"plain": PLAIN, "optuna": OPTUNA, "engine": ENGINE, "stopped": STOPPED}
 
 
 def shares(group: str, name: str, wanted: Sequence[float]) -> list[float]:
@@ -41,7 +42,7 @@ def main() -> None:
     """Run what the results lack."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("tables", nargs="*", default=names(), metavar="TABLE")
-    parser.add_argument("--policies", nargs="+", choices=list(GROUPS), default=list(GROUPS))
+    parser.add_argument("--policies", nargs="+", choices=list(GROUPS), default=["plain", "optuna", "engine"])
     parser.add_argument("--only", nargs="+", help="names of policies")
     parser.add_argument("--seeds", type=int, default=200)
     parser.add_argument("--budgets", type=float, nargs="+", default=BUDGETS, help="shares of the full grid's calls")

@@ -173,8 +173,9 @@ class SearchSpec(Table):
     """How many of those that may be best are measured further at once before one is chosen."""
     front: Annotated[int, Field(ge=2)] = 6
     """Of several objectives without weights: how many configurations of the front are measured on the holdout."""
-    replicates: Annotated[int, Field(ge=0)] = 1
-    """Fresh measurements (finalists and the baseline, so many times over) that choosing may take."""
+    replicates: Annotated[int, Field(ge=0)] | Literal["auto"] = "auto"
+    """Fresh measurements (finalists and the baseline, so many times over) that choosing may take; auto = 1 where trials
+    are the budget, else a third of what generations, tokens or hours allow."""
     confirm_repeats: Annotated[int, Field(ge=1)] = 1
     """Observations of each holdout example for winner and baseline."""
     stop_when: StopSpec | None = None

@@ -50,7 +50,7 @@ def choose_sampler(wanted: str, space: SearchSpace, *, trials: int | None, sever
         return SamplerChoice(wanted, "named in the study file")
     if several:
         return SamplerChoice("tpe", "several objectives")
-    if trials is None or trials > HGP_TRIALS:
+    if trials is not None and trials > HGP_TRIALS:
         return SamplerChoice("tpe", f"more than {HGP_TRIALS:,} trials")
     return SamplerChoice("hgp", "one objective: it weighs each value by how sure it is")
 

@@ -1,0 +1,105 @@
+"""Owns how far the budgets reach: whether something may still be begun, and what the choice among the best may take.
+
+How a budget is split between the search and the choice is `race.Split`, the same as in simulated studies.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from genopt.race import Split
+from genopt.session import Session
+from genopt.trial import Evaluation
+
+ENTERED = "finals"  # study attribute: what was spent when the search had ended
+
+
+def over(session: Session, ahead: int) -> str:
+    """Why the search may not take `ahead` generations more, in words, or ""."""
+    plan = session.plan
+    bill = plan.bill()
+    for calls, words in _reaches(session):
+        split = Split.of(calls, bill.confirm, finals=plan.finals)
+        if session.meter.generations + ahead > split.search + 1e-9:
+            return f"the budget of {words} is spent, but for the verdict"
+    return ""
+
+
+def _reaches(session: Session) -> Iterator[tuple[float, str]]:
+    """What each budget allows in generations, the study's first to its last, as far as one costs what it has cost."""
+    budget, meter = session.plan.spec.budget, session.meter
+    if budget.generations is not None:
+        yield budget.generations, f"{budget.generations:,} generations"
+    if budget.tokens is not None and meter.tokens:
+        yield budget.tokens * meter.generations / meter.tokens, f"{budget.tokens:,} tokens"
+    if budget.hours is not None and meter.generations:
+        yield budget.hours * 3600 * meter.generations / session.elapsed(), f"{budget.hours:g} hours"
+
+
+@dataclass(frozen=True, slots=True)
+class Spent:
+    """What a study has spent on which observations."""
+
+    generations: int
+    tokens: int
+    seconds: float
+    observations: int
+    read: float
+    """Tokens of the observations, as they are counted in `_tokens`."""
+
+
+class Purse:
+    """What is left for the choice. It goes by the scores that were looked at and not by what this process happened to
+    generate, so that every worker, and a study that is taken up again, decide alike."""
+
+    def __init__(self, session: Session, entered: Spent) -> None:
+        self._session, self._entered = session, entered
+
+    @classmethod
+    async def open(cls, session: Session) -> Purse:
+        """The purse as the search left it, whoever was the first to look into it."""
+        meter, budget = session.meter, session.plan.spec.budget.model_dump()
+        async with session.crew.turn(ENTERED):
+            stored: Any = await session.db(session.study.attribute, ENTERED)
+            if stored is not None and stored["budget"] == budget:
+                return cls(session, Spent(**stored["spent"]))
+            observations, read = _looked_at(session)
+            entered = Spent(meter.generations, meter.tokens, session.elapsed(), observations, read)
+            await session.db(session.study.set_attribute, ENTERED, {"budget": budget, "spent": asdict(entered)})
+        return cls(session, entered)
+
+    def room(self, may_win: Sequence[Evaluation]) -> int:
+        """How many more observations the choice may take, when `may_win` are those to measure: the verdict is kept
+        back, at the price of the dearest of them."""
+        plan, entered, budget = self._session.plan, self._entered, self._session.plan.spec.budget
+        observations, read = _looked_at(self._session)
+        since, bill = observations - entered.observations, plan.bill()
+        rooms: list[float] = []
+        if plan.finals is not None:
+            rooms.append(plan.finals / plan.samples - since)
+        calls = math.inf if budget.generations is None else float(budget.generations)
+        if budget.hours is not None and entered.seconds > 0:
+            calls = min(calls, budget.hours * 3600 * entered.generations / entered.seconds)
+        if calls < math.inf:
+            rooms.append((calls - bill.confirm - entered.generations) / plan.samples - since)
+        if budget.tokens is not None:
+            each = max((_tokens(arm) / len(arm.cells) for arm in may_win if arm.cells), default=0.0) or 1.0
+            left = budget.tokens - entered.tokens - (read - entered.read) * plan.spec.search.repeats
+            rooms.append((left / each - bill.confirm) / plan.samples)
+        return max(0, int(min(rooms)))
+
+
+def _looked_at(session: Session) -> tuple[int, float]:
+    """All observations so far, and their tokens."""
+    arms = {**session.parked, **session.evaluations}.values()
+    return sum(len(arm.cells) for arm in arms), sum(_tokens(arm) for arm in arms)
+
+
+def _tokens(arm: Evaluation) -> float:
+    """Tokens of all its observations; one that was never written counts nothing."""
+    metrics = [cell.metrics for cell in arm.cells.values()]
+    found = [each.get("prompt_tokens", 0.0) + each.get("completion_tokens", 0.0) for each in metrics]
+    return sum(tokens for tokens in found if not math.isnan(tokens))
