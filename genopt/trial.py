@@ -68,7 +68,7 @@ class Evaluation:
         return self._means(lambda cell: cell.utility, n)
 
     def series(self) -> NDArray[np.float64]:
-        """Every utility in the order of measuring: the examples once, then their replicates. Made once; not for writing."""
+        """Every utility in the order of measuring: the examples once, then replicates. Made once: not for writing."""
         if self._series is None or self._series[0] is not self.cells or len(self._series[1]) != len(self.cells):
             self._series = self.cells, np.array([cell.utility for cell in self.cells.values()], dtype=np.float64)
         return self._series[1]
