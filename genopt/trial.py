@@ -61,20 +61,17 @@ class Evaluation:
     config: Configuration
     examples: Sequence[Example]
     cells: dict[tuple[int, int], Observation] = field(default_factory=dict)
-    _series: tuple[Any, int, NDArray[np.float64]] | None = field(default=None, init=False, repr=False, compare=False)
+    _series: tuple[Any, NDArray[np.float64]] | None = field(default=None, init=False, repr=False, compare=False)
 
     def utility(self, n: int | None = None) -> NDArray[np.float64]:
         """Mean utility over the replicates of each of the first `n` examples; NaN where nothing is known."""
         return self._means(lambda cell: cell.utility, n)
 
     def series(self) -> NDArray[np.float64]:
-        """Every utility in the order of measuring: the examples once, then their replicates. Made once for the cells
-        there are: a search goes by all of them at every look."""
-        if self._series is None or self._series[0] is not self.cells or self._series[1] != len(self.cells):
-            values = np.array([cell.utility for cell in self.cells.values()], dtype=np.float64)
-            values.setflags(write=False)
-            self._series = (self.cells, len(self.cells), values)
-        return self._series[2]
+        """Every utility in the order of measuring: the examples once, then replicates. Made once: not for writing."""
+        if self._series is None or self._series[0] is not self.cells or len(self._series[1]) != len(self.cells):
+            self._series = self.cells, np.array([cell.utility for cell in self.cells.values()], dtype=np.float64)
+        return self._series[1]
 
     def part(self, positions: Container[int]) -> Evaluation:
         """What is known of some of the examples alone."""
@@ -193,10 +190,10 @@ class Observer:
         rows = [memory[place] for place in places if place in memory]
         if len(rows) < len(places) or not self.answers.settled(rows):
             return None
-        chosen, keys = self.answers.chosen(rows), self.scorer_keys
-        if any(keys[name] not in row.scores for name in self.scorers for row in chosen):
+        chosen, keys = self.answers.chosen(rows), {name: self.scorer_keys[name] for name in self.scorers}
+        if any(key not in row.scores for key in keys.values() for row in chosen):
             return None
-        scores = {name: [row.scores[keys[name]] for row in chosen] for name in self.scorers}
+        scores = {name: [row.scores[key] for row in chosen] for name, key in keys.items()}
         metrics = self.answers.charged(metrics_of([row.generation for row in chosen], scores, self.goal), rows)
         return Observation(metrics, self.goal.utility(metrics))
 
