@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from genopt.crossfit import chosen
-from genopt.finals import by_model, feasible, sound, standing
+from genopt.finals import by_model, feasible, reliable, sound, standing
 from genopt.session import Session
 from genopt.trial import Configuration, Evaluation
 from genopt.types import Example
@@ -38,6 +38,7 @@ def picks(session: Session, winner: Configuration) -> list[Pick]:
     for fold in plan.folds:
         parts = [arm.part(fold.before) for arm in arms]
         able = [i for i, part in enumerate(parts) if i == base or (sound(part) and feasible(session, part))]
+        able = sorted({base, *reliable(session, parts, able)})
         best = chosen([scores[i] for i in able], len(plan.tune), fold.before, able.index(base))
         found.append(Pick(arms[able[best]].config, [plan.tune[position] for position in fold.on]))
     return found
