@@ -4,11 +4,11 @@ it (see crossfit)."""
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from genopt.crossfit import chosen
-from genopt.finals import by_model, feasible, sound, standing
+from genopt.finals import by_model, feasible, reliable, sound, standing
 from genopt.session import Session
 from genopt.trial import Configuration, Evaluation
 from genopt.types import Example
@@ -36,11 +36,17 @@ def picks(session: Session, winner: Configuration) -> list[Pick]:
     base = next(i for i, arm in enumerate(arms) if arm.config.key == plan.baseline().key)
     found = []
     for fold in plan.folds:
-        parts = [arm.part(fold.before) for arm in arms]
+        parts = [_part(arm, fold.before) for arm in arms]
         able = [i for i, part in enumerate(parts) if i == base or (sound(part) and feasible(session, part))]
+        able = sorted({base, *reliable(session, parts, able)})
         best = chosen([scores[i] for i in able], len(plan.tune), fold.before, able.index(base))
         found.append(Pick(arms[able[best]].config, [plan.tune[position] for position in fold.on]))
     return found
+
+
+def _part(arm: Evaluation, positions: Sequence[int]) -> Evaluation:
+    """What is known of some of the examples alone."""
+    return replace(arm, cells={cell: seen for cell, seen in arm.cells.items() if cell[0] in positions})
 
 
 def stored(session: Session, winner: Configuration, folds: Sequence[Mapping[str, Any]]) -> list[Pick]:

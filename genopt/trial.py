@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import math
-from collections.abc import Awaitable, Callable, Container, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
@@ -72,10 +72,6 @@ class Evaluation:
         if self._series is None or self._series[0] is not self.cells or len(self._series[1]) != len(self.cells):
             self._series = self.cells, np.array([cell.utility for cell in self.cells.values()], dtype=np.float64)
         return self._series[1]
-
-    def part(self, positions: Container[int]) -> Evaluation:
-        """What is known of some of the examples alone."""
-        return replace(self, cells={cell: seen for cell, seen in self.cells.items() if cell[0] in positions})
 
     def metric(self, name: str) -> NDArray[np.float64]:
         return self._means(lambda cell: cell.metrics.get(name, math.nan), None)

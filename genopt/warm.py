@@ -110,13 +110,13 @@ def _sources(plan: Plan) -> list[Source]:
     """The studies to begin with, the latest first: the one that is named, or those on the same model."""
     rule, own = plan.spec.search.warm_start, plan.spec.name
     names = [str(rule)]
-    if rule in ("auto", True):
+    if rule == "auto":
         names = [each.name for each in list_studies(plan.spec.url) if each.ours and each.name != own][::-1][:LATEST]
     found = []
     for name in names:
         old = open_study(plan.spec.url, name, SearchSpace({}), create=False)
         described = old.attribute("study") or {}
-        if rule not in ("auto", True) or same_model(described.get("backend", {}), plan.info.identity):
+        if rule != "auto" or same_model(described.get("backend", {}), plan.info.identity):
             baseline, looks = old.attribute("baseline") or {}, old.attribute("looks") or []
             found.append(Source(name, old.id, old.trials(), baseline, looks))
         old.close()

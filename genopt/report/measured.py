@@ -124,5 +124,5 @@ def _starts(rule: str | bool) -> str:
     """What a search begins with."""
     if rule is False:
         return "nothing known before (search.warm_start = false)"
-    known = "earlier studies here on the same model" if rule in ("auto", True) else f"the study {rule}"
+    known = "earlier studies here on the same model" if rule == "auto" else f"the study {rule}"
     return f"the best of {known}, if there are any, and what the model recommends"
