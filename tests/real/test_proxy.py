@@ -68,5 +68,5 @@ def test_two_workers_wait_for_their_proxy_and_ask_for_nothing_twice(
     finally:
         for process in begun:
             process.kill()
-            process.communicate()
+            process.wait()
         server.__exit__()
