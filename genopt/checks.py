@@ -4,12 +4,14 @@ changes nothing."""
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from genopt import dataset as data
 from genopt import output as constrained
 from genopt.backends import make_backend
-from genopt.backends._vllm_options import cpu_build, sharing
+from genopt.backends._vllm_memory import Size, card_bytes, crowded, size_of, told
+from genopt.backends._vllm_options import TYPICAL, cpu_build, sharing
 from genopt.crossfit import LEAST
 from genopt.errors import SpecError
 from genopt.prompt import Prompt, problems
@@ -70,12 +72,36 @@ def data_problems(
 
 
 def memory_problems(spec: StudySpec) -> Iterator[str]:
-    """Engines of vLLM, the study's and its judges', that together ask for more than the whole GPU."""
+    """Engines of vLLM, the study's and its judges', that do not fit into their shares of the GPU, or together ask for
+    more than the whole."""
+    if not cpu_build():
+        engines = _engines(spec)
+        found = list(sharing({name: table.options for name, table in engines.items()}))
+        yield from (f"backend.options.{problem}" for problem in found)
+        if not found:
+            yield from crowded(*_measured(spec, engines))
+
+
+def memory_told(spec: StudySpec) -> Iterator[str]:
+    """What engines of vLLM will hold on the GPU, as far as it can be told before they are loaded."""
+    if not cpu_build():
+        yield from told(*_measured(spec, _engines(spec)), TYPICAL)
+
+
+def _engines(spec: StudySpec) -> dict[str, Any]:
     tables: dict[str, Any] = {"backend": spec.backend}
     tables |= {f"scorers.{name}.backend": getattr(table, "backend", None) for name, table in spec.scorers.items()}
-    engines = {name: table.options for name, table in tables.items() if table is not None and table.kind == "vllm"}
-    if not cpu_build():
-        yield from (f"backend.options.{problem}" for problem in sharing(engines))
+    return {name: table for name, table in tables.items() if table is not None and table.kind == "vllm"}
+
+
+def _measured(spec: StudySpec, engines: Mapping[str, Any]) -> tuple[dict[str, Size], dict[str, Mapping[str, Any]], int]:
+    """The sizes of engines whose models are folders, their options, and the GPU's memory; nothing without a GPU."""
+    here = {name: spec.folder / Path(str(table.model)).expanduser() for name, table in engines.items()}
+    here = {name: folder for name, folder in here.items() if folder.is_dir()}
+    card = card_bytes() if here else 0
+    found = {name: size_of(folder, engines[name].options) for name, folder in here.items() if card}
+    sizes = {name: size for name, size in found.items() if size is not None}
+    return sizes, {name: engines[name].options for name in sizes}, card
 
 
 def chooser_problems(spec: StudySpec, scorers: Mapping[str, Scorer]) -> Iterator[str]:

@@ -18,6 +18,7 @@ from genopt.checks import (
     data_problems,
     engine_can,
     memory_problems,
+    memory_told,
     names_are_known,
     shots_problems,
 )
@@ -83,6 +84,8 @@ async def prepare(spec: StudySpec, *, tell: Callable[[str], None] = lambda text:
     try:
         if known is not None:  # a slip costs no loading of a model
             names_are_known(spec, prompt, searched(spec, space, known), known, fields)
+        for line in memory_told(spec):
+            tell(line)
         info = await backend.open()
         space = searched(spec, space, info)
         names_are_known(spec, prompt, space, info, fields)

@@ -20,12 +20,11 @@ from typing import Any
 
 from genopt.backends._model_files import digest, loading, model_folder
 from genopt.backends._vllm_engine import Engine
-from genopt.backends._vllm_options import UTILIZATION, Options, beside, cpu_build, known_to, shown
+from genopt.backends._vllm_options import TYPICAL, UTILIZATION, Options, beside, cpu_build, known_to, shown
 from genopt.backends._vllm_params import declared, defaults
 from genopt.errors import BackendError, MissingExtra, SpecError
 from genopt.types import BackendInfo
 
-TYPICAL = 1024  # tokens of a prompt and its answer: decides how many of them the KV cache is thought to hold
 _GIB = 2**30
 _IN_A_GRAPH = 512  # sequences of vLLM's largest CUDA graph; a step of 640 was slow (benchmarks/README.md)
 _SURROUNDINGS = {
