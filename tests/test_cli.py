@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import resource
 import sqlite3
 import subprocess
@@ -16,7 +17,7 @@ from typing import Any
 import jsonschema
 import pytest
 
-from genopt.cli import COMMANDS
+from genopt.cli import COMMANDS, one_blas_thread
 from genopt.spec.scorers import KINDS
 from tests.commands import SMALL, Ran, Shell, write_rows
 from tests.toy import DEFAULTS, PARAMETERS, rows
@@ -534,3 +535,18 @@ def test_pull_is_an_option_of_the_engine(shell: Shell, command: str, tmp_path: P
     ran = shell(command, path, "--pull")
     assert ran.code == 2
     assert "options.pull" in ran.err
+
+
+@pytest.mark.parametrize(
+    ("machine", "said", "found"), [("x86_64", None, "1"), ("x86_64", "4", "4"), ("aarch64", None, None)]
+)
+def test_numpy_keeps_to_one_thread_where_nothing_else_is_said(
+    monkeypatch: pytest.MonkeyPatch, machine: str, said: str | None, found: str | None
+) -> None:
+    monkeypatch.setenv("OPENBLAS_NUM_THREADS", "")  # so that it is put back
+    monkeypatch.delenv("OPENBLAS_NUM_THREADS")
+    if said is not None:
+        monkeypatch.setenv("OPENBLAS_NUM_THREADS", said)
+    monkeypatch.setattr("platform.machine", lambda: machine)
+    one_blas_thread()
+    assert os.environ.get("OPENBLAS_NUM_THREADS") == found

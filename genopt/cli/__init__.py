@@ -4,6 +4,8 @@ when it is asked for, so that --help is quick."""
 from __future__ import annotations
 
 import importlib
+import os
+import platform
 import sys
 from typing import Any
 
@@ -110,9 +112,19 @@ def cli(debug: bool) -> None:
     """
 
 
+def one_blas_thread() -> None:
+    """Keep NumPy to one thread where the user says nothing: on matrices as small as the sampler's more of them cost
+    several times the CPU (benchmarks/README.md), and take it from the engine. It reads this when it is loaded. Not on
+    ARM, where PyTorch may go by the same variable."""
+    if platform.machine() in ("x86_64", "AMD64"):
+        os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
+
 def main() -> None:
     """Run the command line; every error of genopt's own becomes one message and its exit code."""
     from genopt.cli._title import blot_passwords
+
+    one_blas_thread()
 
     debug = "--debug" in sys.argv
     blot_passwords()
