@@ -8,7 +8,7 @@ import optuna
 
 from genopt.database import masked
 from genopt.errors import StudyError
-from genopt.study.storage import open_storage
+from genopt.study.storage import opened
 from genopt.study.study import DESCRIPTION
 
 
@@ -24,30 +24,35 @@ class StudySummary:
 
 def list_studies(url: str) -> list[StudySummary]:
     """Every study in a storage. Raises StudyError when it cannot be read."""
-    storage, _ = open_storage(url, create=False)
-    found = []
-    for study in optuna.get_all_study_summaries(storage):
-        verdict = study.user_attrs.get("genopt:verdict") or {}
-        found.append(
-            StudySummary(study.study_name, study.n_trials, verdict.get("verdict"), DESCRIPTION in study.user_attrs)
+    with opened(url) as storage:
+        summaries = optuna.get_all_study_summaries(storage)
+    return [
+        StudySummary(
+            study.study_name,
+            study.n_trials,
+            (study.user_attrs.get("genopt:verdict") or {}).get("verdict"),
+            DESCRIPTION in study.user_attrs,
         )
-    return found
+        for study in summaries
+    ]
 
 
 def copy_trials(url: str, source: str, target: str) -> int:
     """Copy a study's trials and attributes to a new name; the id of the copy. Raises StudyError."""
-    storage, _ = open_storage(url, create=False)
-    try:
-        optuna.copy_study(from_study_name=source, from_storage=storage, to_storage=storage, to_study_name=target)
-    except optuna.exceptions.DuplicatedStudyError:
-        raise StudyError(f"storage: {masked(url)} has a study {target!r} already", hint="choose another name") from None
-    return int(storage.get_study_id_from_name(target))
+    with opened(url) as storage:
+        try:
+            optuna.copy_study(from_study_name=source, from_storage=storage, to_storage=storage, to_study_name=target)
+        except optuna.exceptions.DuplicatedStudyError:
+            raise StudyError(
+                f"storage: {masked(url)} has a study {target!r} already", hint="choose another name"
+            ) from None
+        return int(storage.get_study_id_from_name(target))
 
 
 def remove_study(url: str, name: str) -> None:
     """Delete a study from Optuna's tables. Raises StudyError when there is none."""
-    storage, _ = open_storage(url, create=False)
-    try:
-        optuna.delete_study(study_name=name, storage=storage)
-    except KeyError:
-        raise StudyError(f"storage: {masked(url)} has no study {name!r}") from None
+    with opened(url) as storage:
+        try:
+            optuna.delete_study(study_name=name, storage=storage)
+        except KeyError:
+            raise StudyError(f"storage: {masked(url)} has no study {name!r}") from None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from dataclasses import dataclass
 
 import optuna
@@ -9,7 +10,7 @@ import optuna
 from genopt.leases import Worker
 from genopt.liveness import alive
 from genopt.store import Store
-from genopt.study.storage import open_storage
+from genopt.study.storage import opened
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,10 +25,8 @@ class AtWork:
 
 def at_work(url: str, name: str | None = None) -> list[AtWork]:
     """The workers of every study in a storage, or of one, that have not said goodbye. Raises StudyError."""
-    storage, _ = open_storage(url, create=False)
-    store = Store(url)
     found: list[AtWork] = []
-    try:
+    with opened(url) as storage, closing(Store(url)) as store:
         for study in storage.get_all_studies():
             if name is not None and study.study_name != name:
                 continue
@@ -38,8 +37,6 @@ def at_work(url: str, name: str | None = None) -> list[AtWork]:
             for worker in workers:
                 owned = sum(_owner(trial) == worker.id for trial in running)
                 found.append(AtWork(study.study_name, worker, owned, alive(worker)))
-    finally:
-        store.close()
     return found
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import optuna
@@ -41,6 +42,25 @@ def open_storage(url: str, *, create: bool = True) -> tuple[_CachedStorage, RDBS
     cached = get_storage(storage)
     assert isinstance(cached, _CachedStorage)
     return cached, storage
+
+
+@contextmanager
+def opened(url: str) -> Iterator[_CachedStorage]:
+    """Optuna's storage of a database that is there, for as long as the block lasts. Raises StudyError."""
+    storage, _ = open_storage(url, create=False)
+    try:
+        yield storage
+    finally:
+        drop(storage)
+
+
+def drop(storage: Any) -> None:
+    """Close the connections of an open storage, or of a proxy's; safe to call twice."""
+    storage.remove_session()
+    if hasattr(storage, "_backend"):
+        storage._backend.engine.dispose()
+    else:
+        storage.close()
 
 
 class _Storage(RDBStorage):

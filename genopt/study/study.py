@@ -16,6 +16,7 @@ from itertools import islice
 from typing import Any
 
 import optuna
+from optuna.storages import BaseStorage
 from optuna.study import StudyDirection
 from optuna.study._constrained_optimization import _CONSTRAINTS_KEY
 from optuna.trial import FrozenTrial, TrialState
@@ -29,7 +30,7 @@ from genopt.study.hgp import distribution
 from genopt.study.proxy import open_proxy, same_database
 from genopt.study.queue import RETRY, Alone, Budget, Claims, Queue, proposal_of
 from genopt.study.samplers import PROPOSAL, SeededSampler, maker
-from genopt.study.storage import open_storage
+from genopt.study.storage import drop, open_storage
 from genopt.types import ParamValue
 
 DESCRIPTION = "genopt:study"
@@ -236,12 +237,7 @@ class Study:
 
     def close(self) -> None:
         """Drop the database connections; safe to call twice."""
-        storage: Any = self._study._storage
-        storage.remove_session()
-        if hasattr(storage, "_backend"):
-            storage._backend.engine.dispose()
-        else:
-            storage.close()
+        drop(self._study._storage)
 
 
 def open_study(
@@ -263,6 +259,17 @@ def open_study(
     `proxy` (host:port) Optuna's tables are reached through a server that stands before the same database.
     """
     storage = open_proxy(proxy, url) if proxy else open_storage(url, create=create)[0]
+    try:
+        study = _found(storage, url, name, directions, create=create)
+        if proxy:
+            same_database(storage, study._study_id, url, proxy)
+    except BaseException:
+        drop(storage)
+        raise
+    return Study(study, space, seed=seed, sampler=sampler, worker=worker, live=live)
+
+
+def _found(storage: BaseStorage, url: str, name: str, directions: Sequence[str], *, create: bool) -> optuna.Study:
     names = optuna.get_all_study_names(storage)
     if name not in names:
         if not create:
@@ -285,9 +292,7 @@ def open_study(
             raise StudyError(
                 f"storage: the study {name!r} in {masked(url)} was not made by genopt", hint="choose another name"
             )
-    if proxy:
-        same_database(storage, study._study_id, url, proxy)
-    return Study(study, space, seed=seed, sampler=sampler, worker=worker, live=live)
+    return study
 
 
 def _record(trial: FrozenTrial) -> TrialRecord:

@@ -38,7 +38,7 @@ def torch(monkeypatch: pytest.MonkeyPatch) -> Any:
         (FLAT, 60, False, True, "hgp"),
         (FLAT, HGP_TRIALS, False, True, "hgp"),
         (FLAT, HGP_TRIALS + 1, False, True, "tpe"),
-        (FLAT, None, False, True, "tpe"),
+        (FLAT, None, False, True, "hgp"),
         (FLAT, 60, False, False, "hgp"),
         (FLAT, 60, True, True, "tpe"),
         (SWITCHED, 60, False, True, "hgp"),
