@@ -10,11 +10,10 @@ from __future__ import annotations
 import math
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-from numpy.typing import ArrayLike
-
-from genopt.fronts import front, holds
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike
 
 MEASURED = (
     "completion_tokens",
@@ -54,6 +53,8 @@ class Constraint:
     def probability(self, values: ArrayLike, *, groups: Sequence[Hashable] | None = None) -> float:
         """The probability that the bound holds, from the metric on each example (see `fronts.holds`)."""
         ends = None if self.metric in MEASURED else (LOWEST, HIGHEST)
+        from genopt.fronts import holds
+
         return holds(values, at_least=self.at_least, at_most=self.at_most, ends=ends, groups=groups)
 
     def violation(self, mean: float) -> float:
@@ -155,6 +156,8 @@ class Goal:
 
 def pareto_front(values: Sequence[Sequence[float]], directions: Sequence[str]) -> list[int]:
     """The indices of the points that no other point beats in one objective without losing in another."""
+    from genopt.fronts import front
+
     signs = [1 if direction == "maximize" else -1 for direction in directions]
     points = [[s * v for s, v in zip(signs, point, strict=True)] for point in values]
     return [place for place, best in enumerate(front(points)) if best] if points else []

@@ -17,7 +17,7 @@ from genopt.plan import Plan
 from genopt.session import Session
 from genopt.space import SearchSpace
 from genopt.stats import shrink
-from genopt.study import TrialRecord, list_studies, open_study
+from genopt.study import TrialRecord, list_studies, open_study, read_studies
 from genopt.types import Params
 
 KEPT = 3  # configurations of earlier studies that are asked
@@ -75,7 +75,8 @@ async def warm_starts(session: Session) -> list[tuple[str, Params]]:
             for name, params in settings[: KEPT - len(used)]:
                 used.append(source.name)
                 found.append((name, params))
-        await session.db(study.set_attribute, "looks", looks)
+        if looks:
+            await session.db(study.set_attribute, "looks", looks)
     await session.db(study.set_attribute, "warm_start", used)
     return found
 
@@ -113,13 +114,11 @@ def _sources(plan: Plan) -> list[Source]:
     if rule == "auto":
         names = [each.name for each in list_studies(plan.spec.url) if each.ours and each.name != own][::-1][:LATEST]
     found = []
-    for name in names:
-        old = open_study(plan.spec.url, name, SearchSpace({}), create=False)
+    for name, old in zip(names, read_studies(plan.spec.url, names), strict=True):
         described = old.attribute("study") or {}
         if rule != "auto" or same_model(described.get("backend", {}), plan.info.identity):
             baseline, looks = old.attribute("baseline") or {}, old.attribute("looks") or []
             found.append(Source(name, old.id, old.trials(), baseline, looks))
-        old.close()
     return found
 
 

@@ -22,6 +22,7 @@ def test_nothing_is_claimed_where_nothing_can_be_gained(tmp_path: Path) -> None:
     claims = []
     for seed in range(studies):
         table = study(tmp_path, count=30, name=f"{seed}", seed=seed, backend=backend(flat=True), budget={"trials": 4})
+        table["search"] |= {"warm_start": False}  # studies of their own
         claims.append(optimize(make_study(table, folder=tmp_path)).verdict.verdict)
     assert claims.count("improved") <= stats.binom.ppf(0.999, studies, 0.05)
     assert claims.count("worse") <= stats.binom.ppf(0.999, studies, 0.05)

@@ -1,6 +1,6 @@
 """The only folder that imports Optuna: a study that is asked for configurations and told what they were worth."""
 
-from genopt.study.catalogue import StudySummary, copy_trials, list_studies, remove_study
+from genopt.study.catalogue import StudySummary, copy_trials, list_studies, read_studies, remove_study
 from genopt.study.live import AtWork, at_work
 from genopt.study.queue import Budget, Claims, Later
 from genopt.study.samplers import SamplerChoice, choose_sampler
@@ -21,5 +21,6 @@ __all__ = [
     "copy_trials",
     "list_studies",
     "open_study",
+    "read_studies",
     "remove_study",
 ]

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import optuna
 
 from genopt.database import masked
 from genopt.errors import StudyError
+from genopt.space import SearchSpace
 from genopt.study.storage import opened
-from genopt.study.study import DESCRIPTION
+from genopt.study.study import DESCRIPTION, Study
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +37,14 @@ def list_studies(url: str) -> list[StudySummary]:
         )
         for study in summaries
     ]
+
+
+def read_studies(url: str, names: Iterable[str]) -> Iterator[Study]:
+    """These studies of a storage, to be read one after the other. Raises StudyError."""
+    with opened(url) as storage:
+        for name in names:
+            study = optuna.load_study(storage=storage, study_name=name)
+            yield Study(study, SearchSpace({}), seed=0, sampler="random", worker="", live=None)
 
 
 def copy_trials(url: str, source: str, target: str) -> int:
