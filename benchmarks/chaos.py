@@ -164,8 +164,13 @@ class Run:
             again = kept & set(lines[before:])
             if again:
                 self.problems.append(f"{len(again)} texts were asked for again that were committed")
-        if stored(self.url) != calm:
-            self.problems.append("the rows differ from those of the undisturbed run")
+        rows = stored(self.url)
+        if rows != calm:
+            more, less = (sorted(set(a) - set(b)) for a, b in ((rows, calm), (calm, rows)))
+            self.problems.append(
+                f"the rows differ from those of the undisturbed run: {len(more)} more, such as {more[:1]},"
+                f" {len(less)} less, such as {less[:1]}"
+            )
         if "locked" in self.said:
             self.problems.append("somebody was told of a locked database")
         repeated = Counter(Counter(lines).values())
