@@ -116,7 +116,7 @@ class Desk:
             if asked is None and self.aside:
                 await self.ask_again()
                 continue
-            if asked is None and await self._others_run():
+            if asked is None and (await self._others_run() or await self._died()):
                 continue
             if asked is None:
                 grid = trials is None or len(session.seen) < trials
@@ -169,6 +169,13 @@ class Desk:
             what = "1 trial of another worker" if one else f"{session.elsewhere} trials of other workers"
             session.note(f"waiting for {what}")
         await asyncio.sleep(WHILE)
+        return True
+
+    async def _died(self) -> bool:
+        """Whether a trial waits to be asked again: whoever had it may have died since the queue was last looked at."""
+        if not any(trial.again for trial in await self.session.db(self.session.study.trials)):
+            return False
+        await asyncio.sleep(SOON)
         return True
 
     async def lost(self, job: Job) -> None:

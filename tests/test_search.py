@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from genopt.archive import load
+from genopt.desk import Desk
 from genopt.errors import BackendError, ScorerError, SpecError
 from genopt.events import Note
 from genopt.field import fit
@@ -504,3 +505,24 @@ def test_choosing_takes_a_share_of_the_budget_and_the_search_no_more_than_the_re
         assert entered[name] < spent[name] <= limit
     looked_at = query(tmp_path, "SELECT count(*) FROM genopt_generations WHERE phase = 'tune' AND sample = 0")[0][0]
     assert looked_at >= entered["observations"] >= 0.95 * entered["generations"], "what was made was looked at"
+
+
+def test_a_trial_whose_worker_dies_at_the_very_end_is_not_left_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between the last look at the queue, where it still runs, and the count of what others run, where it does not."""
+    real, put = Desk._others_run, []
+
+    async def dies(desk: Desk) -> bool:
+        found = await real(desk)
+        if not put:
+            put.append(await desk.session.db(desk.session.study.enqueue, {}, proposal=77, retry_of=1))
+        return found
+
+    monkeypatch.setattr(Desk, "_others_run", dies)
+    table = study(tmp_path, budget={"trials": 3})
+    table["search"] |= {"trials_in_flight": 1}
+    ran = run(table, tmp_path)
+    assert put and ran.error is None
+    assert query(tmp_path, "SELECT count(*) FROM trials WHERE state = 'WAITING'") == [(0,)]
+    assert [trial.state for trial in ran.trials if trial.proposal == 77] == ["complete"]

@@ -56,7 +56,8 @@ class Asked:
 
 @dataclass(frozen=True, slots=True)
 class TrialRecord:
-    """A trial as it is stored; `said` is what people attached to it in the dashboard while it ran."""
+    """A trial as it is stored; `said` is what people attached to it in the dashboard while it ran, `again` whether it
+    waits to be asked a second time."""
 
     number: int
     trial_id: int
@@ -68,6 +69,7 @@ class TrialRecord:
     outcome: Mapping[str, Any]
     values: tuple[float, ...] | None
     said: Mapping[str, Any] = field(default_factory=dict)
+    again: bool = False
 
 
 class Study:
@@ -308,4 +310,5 @@ def _record(trial: FrozenTrial) -> TrialRecord:
         outcome=trial.user_attrs.get("outcome", {}),
         values=tuple(trial.values) if trial.values else None,
         said={name: value for name, value in trial.user_attrs.items() if name.startswith(GRADE)},
+        again=trial.state == TrialState.WAITING and RETRY in trial.user_attrs,
     )
