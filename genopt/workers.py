@@ -47,6 +47,7 @@ class Crew:
         self._note = note
         self._ahead: float | None = None
         self._wary_until = 0.0
+        self._heard: dict[str, tuple[float, float]] = {}  # worker -> its heartbeat, and when that was new here
         self._told = False
         study.share(_Held(leases, study.id, me.id))
 
@@ -55,14 +56,27 @@ class Crew:
         workers: list[Worker] = await self._db(self._leases.workers, self._study.id)
         trusted = self._trusted(workers)
         others = [worker for worker in workers if worker.id != self.me.id and not worker.closed]
-        dead = [worker for worker in others if gone(worker) or (trusted and worker.age > worker.lease)]
+        dead = [worker for worker in others if gone(worker) or (self._silent(worker) > worker.lease and trusted)]
         for worker in dead:
             await self.bury(worker)
         return await self._db(self._leases.workers, self._study.id) if dead else workers
 
+    def _silent(self, worker: Worker) -> float:
+        """Seconds since a worker was heard of: by the database's clock, or longer by the one here, where the other was
+        set back and the heartbeat seems to lie ahead."""
+        now = time.monotonic()
+        heartbeat, since = self._heard.get(worker.id, (None, now))
+        if heartbeat != worker.heartbeat:
+            since = now
+        self._heard[worker.id] = worker.heartbeat, since
+        return max(worker.age, now - since)
+
     def _trusted(self, workers: Sequence[Worker]) -> bool:
-        """Whether the ages of heartbeats can be believed: not just after the database's clock was set, when all of
-        them look old."""
+        """Whether silence says that a worker is dead: not just after the database's clock was set, or was away for
+        long, when all of them look old."""
+        if time.monotonic() - self._writer.renewed > self.me.lease / 2:
+            self._wary_until = time.monotonic() + self.me.lease / 2
+        self._wary_until = max(self._wary_until, self._writer.back + self.me.lease / 2)
         me = next((worker for worker in workers if worker.id == self.me.id), None)
         if me is not None:
             ahead = me.heartbeat + me.age - time.monotonic()

@@ -7,6 +7,7 @@ renewed with every commit, and every `beat` seconds without one.
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -19,12 +20,14 @@ from genopt.store import Store
 
 log = logging.getLogger(__name__)
 
+MISSED = 2  # beats: after so much silence others may have been silent, too
+
 
 class Writer:
     """A queue of rows in front of a Store that only this thread uses; without a worker there is no lease to keep.
 
-    `renewed` is when the lease was renewed last (time.monotonic), `lost` how often others took it for over; `stage` is
-    what the worker says it does.
+    `renewed` is when the lease was renewed last (time.monotonic), `back` when that happened after a silence of several
+    beats, `lost` how often others took it for over; `stage` is what the worker says it does.
     """
 
     def __init__(
@@ -41,6 +44,7 @@ class Writer:
         self._delay, self._beat = delay, beat
         self._patience = Patience(url, seconds=wait, tell=tell)
         self.renewed, self.lost, self.stage = time.monotonic(), 0, ""
+        self.back = -math.inf
         self._made = 0
         self._rows: dict[str, list[Mapping[str, Any]]] = {}
         self._waiting: list[Future[None]] = []
@@ -164,4 +168,7 @@ class Writer:
             store.kept = True
             self.lost += 1
             log.warning("this worker was silent for longer than its lease; others took over what it had in hand")
-        self.renewed = time.monotonic()
+        now = time.monotonic()
+        if now - self.renewed > MISSED * self._beat:
+            self.back = now
+        self.renewed = now

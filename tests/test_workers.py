@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 import signal
 import sqlite3
 import subprocess
@@ -12,6 +13,7 @@ from collections import Counter
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -73,7 +75,7 @@ def test_a_turn_given_back_at_the_moment_it_is_asked_for_is_asked_for_again() ->
     answers: list[dict[str, str]] = [{}, {"turn looks": "other"}, {"turn looks": "me"}]
 
     class Double:  # the row is gone between the claim that failed and the look at who holds it
-        id = 1
+        id, renewed, back = 1, 0.0, 0.0
 
         def share(self, claims: object) -> None: ...
         def workers(self, study_id: int) -> list[Worker]:
@@ -97,6 +99,95 @@ def test_a_turn_given_back_at_the_moment_it_is_asked_for_is_asked_for_again() ->
     given_back: list[str] = []
     asyncio.run(take())
     assert given_back == ["turn looks"]
+
+
+class Watched:
+    """A crew that sees another worker on another machine through made-up leases, and what it takes for dead."""
+
+    id, renewed, back = 1, 0.0, -math.inf
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.clock = 1000.0  # here; the database's is an hour ahead
+        self.heartbeat = {"me": 4599.0, "other": 4599.0}
+        self.set = 0.0
+        self.buried: list[str] = []
+        monkeypatch.setattr("genopt.workers.time", SimpleNamespace(monotonic=lambda: self.clock))
+        double: Any = self
+        self.crew = Crew(self.run, double, double, Worker("me", "elsewhere", "1", lease=60.0), double, lambda _: None)
+        monkeypatch.setattr(self.crew, "bury", self.bury)
+
+    def share(self, claims: object) -> None: ...
+    async def run(self, action: Callable[..., Any], *args: Any) -> Any:
+        return action(*args)
+
+    async def bury(self, worker: Worker) -> None:
+        self.buried.append(worker.id)
+
+    def workers(self, study_id: int) -> list[Worker]:
+        database = self.clock + 3600 + self.set
+        return [
+            Worker(name, "elsewhere", "1", heartbeat=at, age=database - at, lease=60.0)
+            for name, at in self.heartbeat.items()
+        ]
+
+    def look(self, seconds: float, *beats: str) -> list[str]:
+        """Some seconds later, in which these have said that they live: who is taken for dead."""
+        self.clock += seconds
+        for name in beats:
+            self.heartbeat[name] = self.clock + 3600 + self.set
+        if "me" in beats:
+            self.back = self.clock if self.clock - self.renewed > 30 else self.back
+            self.renewed = self.clock
+        self.buried.clear()
+        asyncio.run(self.crew.look())
+        return list(self.buried)
+
+
+def test_a_worker_that_is_silent_for_longer_than_its_lease_is_dead(monkeypatch: pytest.MonkeyPatch) -> None:
+    watched = Watched(monkeypatch)
+    for _ in range(4):
+        assert watched.look(15, "me", "other") == []
+    for _ in range(4):
+        assert watched.look(15, "me") == []
+    assert watched.look(15, "me") == ["other"]
+
+
+def test_after_an_outage_the_others_may_say_first_that_they_live(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody could renew a lease while the database was away: the first one back buries none of the others."""
+    watched = Watched(monkeypatch)
+    assert watched.look(15, "me", "other") == []
+    assert watched.look(300) == []  # back, and the lease here is not renewed yet
+    assert watched.look(1, "me") == []
+    assert watched.look(20, "me", "other") == []
+    assert watched.look(15, "me", "other") == []
+
+    watched = Watched(monkeypatch)
+    assert watched.look(15, "me", "other") == []
+    assert watched.look(300, "me") == []
+    assert watched.look(20, "me") == []
+    assert watched.look(20, "me") == ["other"]  # it does not come back
+
+
+@pytest.mark.parametrize("hours", [-5, 5])
+def test_a_clock_that_is_set_kills_nobody_and_revives_nobody(monkeypatch: pytest.MonkeyPatch, hours: int) -> None:
+    watched = Watched(monkeypatch)
+    assert watched.look(15, "me", "other") == []
+    watched.set = hours * 3600.0
+    assert watched.look(15, "me") == []
+    assert watched.look(10, "me", "other") == []
+    for _ in range(3):
+        assert watched.look(15, "me", "other") == []
+    found = [watched.look(15, "me") for _ in range(5)]  # and now it dies
+    assert found == [[], [], [], [], ["other"]]
+
+
+def test_a_worker_that_died_before_the_clock_was_set_back_does_not_live_for_hours(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    watched = Watched(monkeypatch)
+    assert watched.look(15, "me", "other") == []
+    watched.set = -5 * 3600.0
+    assert [bool(watched.look(15, "me")) for _ in range(5)] == [False, False, False, False, True]
 
 
 def test_a_fleet_tells_its_workers_apart_and_stops_with_them(tmp_path: Path) -> None:
