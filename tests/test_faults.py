@@ -162,3 +162,14 @@ def test_a_full_disk_is_one_clear_error_and_the_study_goes_on_when_there_is_room
     assert not kept & {requested(line) for line in log(tmp_path)[before:]}
     assert generations(tmp_path) == generations(calm)
     nothing_is_left(tmp_path)
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="needs a folder in which nobody may write, not even root")
+def test_a_folder_in_which_nothing_can_be_written_is_one_error_before_anything_is_spent(tmp_path: Path) -> None:
+    small(tmp_path)
+    ended = complete(tmp_path, "--storage", "sqlite:////proc/study.db")
+    assert ended.code == 2
+    said, hint = ended.err.splitlines()
+    assert said == "error: storage: sqlite:////proc/study.db cannot be opened (unable to open database file)"
+    assert "folder's permissions" in hint
+    assert log(tmp_path) == []
