@@ -25,7 +25,8 @@ SECRETS = ("pass", "secret", "token", "key")  # parts of the names of a URL's op
 UNANSWERED = (
     *("refused", "timeout", "timed out", "unreachable", "no route to host", "temporary failure", "reset by peer"),
     *("starting up", "shutting down", "recovery", "not yet accepting", "connection slots", "too many c"),
-    *("closed the connection", "lost connection", "gone away", "server shutdown", "no answer for"),
+    *("closed the connection", "lost connection", "gone away", "server shutdown", "administrator command"),
+    "no answer for",
 )
 GIVEN_UP = "25P03"  # PostgreSQL heard nothing in the middle of a transaction, and ended the session
 WORN_OUT = (8, 10, 13, 14)  # SQLite's READONLY, IOERR, FULL and CANTOPEN

@@ -54,7 +54,8 @@ class Server:
 
     def __enter__(self) -> Any:
         try:
-            self.options: dict[str, Any] = {"cwd": self.folder, **account(self.name)}
+            own = {"TMPDIR": str(self.folder)}  # that of a test run may be closed to the server's user
+            self.options: dict[str, Any] = {"cwd": self.folder, "env": os.environ | own, **account(self.name)}
             self.options |= {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
             if "user" in self.options:
                 os.chown(self.folder, self.options["user"], self.options["group"])
