@@ -42,18 +42,19 @@ def requested(line: dict[str, Any]) -> tuple[str, str, int, str]:
     return json.dumps(line["params"], sort_keys=True), line["example"], line["sample"], line["phase"]
 
 
-def stored(url: str) -> list[tuple[Any, ...]]:
-    """(params, example, sample, phase, seed, text) of every row, sorted."""
+def stored(url: str, what: str = "config_key") -> list[tuple[Any, ...]]:
+    """(what, example, sample, phase, seed, text) of every row, sorted. By `config_key`, since of equal configurations
+    (greedy decoding does not care for top_p) any may be the first."""
     engine = sa.create_engine(url)
     with engine.connect() as connection:
-        query = "SELECT params, example_id, sample, phase, seed, text FROM genopt_generations"
+        query = f"SELECT {what}, example_id, sample, phase, seed, text FROM genopt_generations"
         rows = sorted(tuple(row) for row in connection.exec_driver_sql(query))
     engine.dispose()
     return rows
 
 
 def committed(url: str) -> set[tuple[str, str, int, str]]:
-    return {(json.dumps(json.loads(params), sort_keys=True), *rest[:3]) for params, *rest in stored(url)}
+    return {(json.dumps(json.loads(params), sort_keys=True), *rest[:3]) for params, *rest in stored(url, "params")}
 
 
 CHECKS = {
