@@ -117,13 +117,7 @@ async def confirm(session: Session, baseline: Evaluation, winner: Candidate | No
         sum(pick.generations(plan.spec.search.repeats) for pick in (*today, *tried)) * repeats,
     )
     before, after = await answers(session, today, tried)
-    result = paired(
-        after.utility(),
-        before.utility(),
-        groups=[example.group for example in plan.holdout],
-        level=1 - look_level(look),
-        seed=plan.spec.seed,
-    )
+    result = compared(session, before, after, look)
     split = await sample_split(session, before, after, tried, level=1 - look_level(look))
     meter.harvested, meter.saved_tokens = await session.db(session.store.harvested, session.study.id)
     folds = [
@@ -132,6 +126,18 @@ async def confirm(session: Session, baseline: Evaluation, winner: Candidate | No
     ]
     found = verdict_of(session, baseline.config, winner, (result, before, after), look=look)
     return replace(found, split=split, folds=tuple(folds) if plan.folds else ())
+
+
+def compared(session: Session, before: Evaluation, after: Evaluation, look: int) -> PairedResult:
+    """Winner and baseline on the holdout, held to the level of this look."""
+    plan = session.plan
+    return paired(
+        after.utility(),
+        before.utility(),
+        groups=[example.group for example in plan.holdout],
+        level=1 - look_level(look),
+        seed=plan.spec.seed,
+    )
 
 
 async def looked(session: Session, who: str | list[str], tried: list[str] | None = None) -> int:

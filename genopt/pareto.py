@@ -15,10 +15,11 @@ import numpy as np
 
 from genopt import fronts
 from genopt.claims import max_t
-from genopt.confirm import Conclusion, Verdict, barred, looked, misses, shown, verdict_of
+from genopt.confirm import Conclusion, Verdict, barred, compared, looked, misses, shown, verdict_of
 from genopt.field import Field, fit
-from genopt.finals import Candidate, Further, arms_of, by_model, feasible, reliable, remember
+from genopt.finals import Candidate, Further, arms_of, feasible, reliable, remember
 from genopt.fronts import Floats
+from genopt.heldout import Pick, answers
 from genopt.objectives import Goal
 from genopt.purse import Purse
 from genopt.session import Session
@@ -185,23 +186,16 @@ async def confirm_front(
     configs = {base.key: base, **{member.config.key: member.config for member in members}}
     if len(configs) == 1:
         return await _kept(session, baseline, "no configuration looked better than the baseline in any objective"), None
-    repeats = plan.spec.search.confirm_repeats
     look = await looked(session, sorted(configs))
-    samples = sum(plan.spec.search.repeats * c.n if not c.deterministic else 1 for c in configs.values())
+    sides = [[Pick(config, plan.holdout)] for config in configs.values()]
+    texts = sum(pick.generations(plan.spec.search.repeats) for (pick,) in sides) * plan.spec.search.confirm_repeats
     session.enter(
         "confirm",
         f"the front's {len(members)} configurations and the baseline on {len(plan.holdout)} examples the search never"
         " saw" + (f" (look {look} at them: held to {look_level(look):.3g})" if look > 1 else ""),
-        len(plan.holdout) * samples * repeats,
+        texts,
     )
-    window = max(1, plan.concurrency // plan.spec.search.repeats)
-    before, *_ = measured = await by_model(
-        list(configs.values()),
-        lambda config: session.measure(
-            config, examples=plan.holdout, phase="confirm", replicates=repeats, window=window
-        ),
-    )
-    await session.flush()
+    before, *_ = measured = await answers(session, *sides)
     found = held_out(
         plan.goal,
         before,
@@ -227,14 +221,7 @@ async def confirm_front(
         verdict = await _kept(session, baseline, "the knee of the front is what you run today")
         return replace(verdict, **parts), None
     winner = Candidate(after.config.key, after, *(float(np.nan),) * 3)
-    result = paired(
-        after.utility(),
-        before.utility(),
-        groups=[example.group for example in plan.holdout],
-        level=1 - look_level(look),
-        seed=plan.spec.seed,
-    )
-    result = replace(result, p_value=float(found.p_values[found.knee.place, 0]))
+    result = replace(compared(session, before, after, look), p_value=float(found.p_values[found.knee.place, 0]))
     session.meter.harvested, session.meter.saved_tokens = await session.db(session.store.harvested, session.study.id)
     conclusion = _conclusion(found, numbers)
     verdict = verdict_of(session, base, winner, (result, before, after), look=look, conclusion=conclusion)
