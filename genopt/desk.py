@@ -62,7 +62,7 @@ class Desk:
     async def ask(self) -> Job | None:
         """The next configuration that is not known yet, or None when the search is over."""
         async with self._lock:
-            enough = max(SMALLEST_BATCH, self.session.plan.trials_in_flight)
+            enough = max(SMALLEST_BATCH, self.session.plan.most_in_flight)
             over = False
             while True:
                 job = next((job for job in self._waiting if job.model == self._model), None)

@@ -144,9 +144,10 @@ class Further:
             session.enter("finalists", f"the best {len(arms)} further, then with fresh seeds", planned)
             self._entered = True
         upto: dict[str, int] = {}
+        least = self._purse.part(room, len(arms))
         for arm in arms:
             have = len(arm.cells)
-            more = min(race.step(have, len(session.plan.tune)), self.most(arm) - have, room)
+            more = min(max(race.step(have, len(session.plan.tune)), least), self.most(arm) - have, room)
             if more > 0:
                 upto[arm.config.key] = have + more
                 room -= more

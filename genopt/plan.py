@@ -29,6 +29,8 @@ from genopt.trial import Configuration, Observer, Sink
 from genopt.types import Backend, BackendInfo, Domain, Example, Params, ParamValue, Scorer
 
 DEFAULT_TRIALS = 60
+FEW, MANY = 4, 64  # trials in flight: in any case where the engine takes so many requests, and at most
+ROUNDS = 2  # of trials in a search, at least
 MOST_REPLICATES = 7  # of one configuration: more say ever less about examples that are seen already
 
 
@@ -112,15 +114,20 @@ class Plan:
 
     @property
     def trials_in_flight(self) -> int:
-        """As asked for; else just enough to keep the engine full: one trial asks about no more than its examples at
-        once, and every further one is proposed knowing less."""
+        """As asked for; else a few, so that the engine has work while one of them is judged."""
         wanted = self.spec.search.trials_in_flight
-        if wanted != "auto":
-            return wanted
-        if self.concurrency == 1:
-            return 1
-        each = max(1, len(self.tune) * self.samples)
-        return min(64, max(min(4, self.concurrency), math.ceil(1.5 * self.concurrency / each)))
+        return min(FEW, self.concurrency) if wanted == "auto" else wanted
+
+    @property
+    def most_in_flight(self) -> int:
+        """How many trials there may be at once while the engine has free slots: no more where the first looks of a few
+        fill it, and never so many that those proposed without knowing each other are a large part of the search."""
+        few, trials = self.trials_in_flight, self.trials
+        if self.spec.search.trials_in_flight != "auto" or few * self.first_look() * self.samples >= self.concurrency:
+            return few
+        if trials is None:  # one costs something between a first look and all examples
+            trials = 2 * self.bill().search // ((self.first_look() + len(self.tune)) * self.samples) or MANY
+        return max(few, min(MANY, math.ceil(trials / ROUNDS)))
 
     @property
     def names(self) -> frozenset[str]:

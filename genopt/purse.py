@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from genopt.race import Split
+from genopt.race import Split, step
 from genopt.session import Session
 from genopt.trial import Evaluation
 
@@ -55,8 +55,8 @@ class Purse:
     """What is left for the choice. It goes by the scores that were looked at and not by what this process happened to
     generate, so that every worker, and a study that is taken up again, decide alike."""
 
-    def __init__(self, session: Session, entered: Spent) -> None:
-        self._session, self._entered = session, entered
+    def __init__(self, session: Session, entered: Spent, slots: int) -> None:
+        self._session, self._entered, self._slots = session, entered, slots
 
     @classmethod
     async def open(cls, session: Session) -> Purse:
@@ -65,11 +65,22 @@ class Purse:
         async with session.crew.turn(ENTERED):
             stored: Any = await session.db(session.study.attribute, ENTERED)
             if stored is not None and stored["budget"] == budget:
-                return cls(session, Spent(**stored["spent"]))
+                return cls(session, Spent(**stored["spent"]), stored.get("slots", 1))
             observations, read = _looked_at(session)
             entered = Spent(meter.generations, meter.tokens, session.elapsed(), observations, read)
-            await session.db(session.study.set_attribute, ENTERED, {"budget": budget, "spent": asdict(entered)})
-        return cls(session, entered)
+            kept = {"budget": budget, "spent": asdict(entered), "slots": session.plan.concurrency}
+            await session.db(session.study.set_attribute, ENTERED, kept)
+        return cls(session, entered, session.plan.concurrency)
+
+    def part(self, room: int, arms: int) -> int:
+        """At least so many observations each of `arms` gets in one round where the usual steps would leave slots of the
+        engine empty: as many as fill it twice over, as far as the `room` goes, since every round waits for its longest
+        text. By the engine of the worker that opened the purse, so that all go in the same rounds."""
+        plan = self._session.plan
+        slots = self._slots // plan.samples
+        if plan.spec.search.stop_when is not None or arms * step(0, len(plan.tune)) >= slots:
+            return 1
+        return min(2 * slots, room) // arms
 
     def room(self, may_win: Sequence[Evaluation]) -> int:
         """How many more observations the choice may take, when `may_win` are those to measure: the verdict is kept

@@ -3,11 +3,61 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
 from typing import TypeVar
 
 T = TypeVar("T")
 R = TypeVar("R")
+
+
+class Load:
+    """What is asked of an engine at once, in requests, and who waits for that to be less than its `capacity`."""
+
+    def __init__(self, capacity: int) -> None:
+        self._capacity, self._asked = capacity, 0
+        self._room = asyncio.Event()
+        self.add(0)
+
+    def add(self, requests: int) -> None:
+        """So many more are asked; fewer where it is negative."""
+        self._asked += requests
+        if self.full:
+            self._room.clear()
+        else:
+            self._room.set()
+
+    @property
+    def full(self) -> bool:
+        return self._asked >= self._capacity
+
+    async def room(self) -> None:
+        """Return as soon as the engine could take more."""
+        while self.full:
+            await self._room.wait()
+
+    @contextmanager
+    def part(self, observations: int, *, each: int) -> Iterator[Part]:
+        """Enter so many observations of `each` requests for the time being."""
+        part = Part(self, each)
+        part.asks(observations)
+        try:
+            yield part
+        finally:
+            part.asks(0)
+
+
+class Part:
+    """What one measurement has in its load."""
+
+    def __init__(self, load: Load, each: int) -> None:
+        self._load, self._each, self._asked = load, each, 0
+
+    def asks(self, observations: int) -> None:
+        """Now it has so many under way."""
+        self._load.add((observations - self._asked) * self._each)
+        self._asked = observations
 
 
 async def run_trial(
@@ -18,13 +68,14 @@ async def run_trial(
     rungs: Sequence[int] = (),
     decide: Callable[[list[R]], Awaitable[bool]] | None = None,
     ahead: bool = True,
+    part: Part | None = None,
 ) -> list[R]:
     """The observations 0 .. count-1 in order, or a shorter prefix when `decide` said stop at a rung.
 
     At most `window` observations run at once. `decide` is asked once per rung, with exactly the first `rung`
     observations: completion order favours short answers, so only the contiguous prefix is ever judged. Those beyond a
-    rung are begun before it is decided only if they may run `ahead`. When the trial is stopped, fails or is cancelled,
-    what is still running is cancelled before this returns.
+    rung are begun before it is decided only if they may run `ahead`. `part` is told how many run. When the trial is
+    stopped, fails or is cancelled, what is still running is cancelled before this returns.
     """
     results: list[R | None] = [None] * count
     finished = bytearray(count)
@@ -61,6 +112,8 @@ async def run_trial(
                 task.add_done_callback(running.discard)
                 started += 1
                 free -= 1
+            if part is not None:
+                part.asks(window - free)
             await progress.wait()
             progress.clear()
             if failure:
@@ -82,28 +135,44 @@ async def run_study(
     fail: Callable[[T, Exception], Awaitable[None]],
     *,
     trials_in_flight: int,
+    load: Load | None = None,
+    at_most: int = 0,
     patience: int = 5,
 ) -> None:
-    """Keep `trials_in_flight` trials running until `ask` gives None.
+    """Keep `trials_in_flight` trials running until `ask` gives None; and more, `at_most` in all, while `load` has room
+    for them: those are asked for one by one and as late as that allows, so that each is proposed knowing what it can.
 
-    A trial whose evaluation raises goes to `fail`; `patience` failures in a row end the study with the last error.
+    `evaluate` enters its part in `load` before it waits for anything. A trial whose evaluation raises goes to
+    `fail`; `patience` failures in a row end the study with the last error.
     """
-    failures = 0
+    failures, over = 0, False
+    one_asks = asyncio.Lock()
 
-    async def lane() -> None:
-        nonlocal failures
-        while (trial := await ask()) is not None:
+    async def ask_when_there_is_room() -> T | None:
+        async with one_asks:
+            if load is not None:
+                await load.room()
+            return None if over else await ask()
+
+    async def lane(when_there_is_room: bool) -> None:
+        nonlocal failures, over
+        failed = False
+        while (trial := await (ask_when_there_is_room() if when_there_is_room and not failed else ask())) is not None:
+            failed = False
             try:
                 await evaluate(trial)
             except Exception as error:
+                failed = True  # whoever failed asks next, for what failed may be asked again: nobody else need be left
                 failures += 1
                 await fail(trial, error)
                 if failures >= patience:
                     raise
             else:
                 failures = 0
+        over = True
 
-    await run_all([lane] * trials_in_flight)
+    further = max(0, at_most - trials_in_flight) if load is not None else 0
+    await run_all([partial(lane, False)] * trials_in_flight + [partial(lane, True)] * further)
 
 
 async def run_all(jobs: Sequence[Callable[[], Awaitable[None]]]) -> None:

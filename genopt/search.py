@@ -102,19 +102,26 @@ async def search(session: Session) -> None:
         await enqueue_starts(session)
     desk = Desk(session)
     window = max(1, math.ceil(2 * plan.concurrency / (plan.trials_in_flight * spec.search.repeats)))
+    n = len(plan.tune)
 
     async def evaluate(job: Job) -> None:
-        n = len(plan.tune)
-        await session.recall()
-        field = standing(session)[1] if spec.search.pruner != "none" else None
-        rungs = race.looks(race.first_look(field, n), n)
-        job.owed = desk.first = rungs[0] if plan.races and rungs else n
-        try:
-            evaluation = await session.measure(
-                job.config, trial_id=job.asked.trial_id, window=window, rungs=rungs, decide=_judge(desk, job, rungs)
-            )
-        except TakenOver:
-            return await desk.lost(job)
+        each = 1 if job.config.deterministic else spec.search.repeats * job.config.n
+        with session.load.part(min(window, n if plan.eager else desk.first), each=each) as part:
+            await session.recall()
+            field = standing(session)[1] if spec.search.pruner != "none" else None
+            rungs = race.looks(race.first_look(field, n), n)
+            job.owed = desk.first = rungs[0] if plan.races and rungs else n
+            try:
+                evaluation = await session.measure(
+                    job.config,
+                    trial_id=job.asked.trial_id,
+                    window=window,
+                    rungs=rungs,
+                    decide=_judge(desk, job, rungs),
+                    part=part,
+                )
+            except TakenOver:
+                return await desk.lost(job)
         await session.flush()
         await tell(session, job.asked, job.config.key, evaluation)
         await desk.finished(job)
@@ -132,7 +139,14 @@ async def search(session: Session) -> None:
         announce(session, job.asked.number, job.asked.params, None, "failed", why=str(error))
 
     try:
-        await run_study(desk.ask, evaluate, fail, trials_in_flight=plan.trials_in_flight)
+        await run_study(
+            desk.ask,
+            evaluate,
+            fail,
+            trials_in_flight=plan.trials_in_flight,
+            load=session.load,
+            at_most=plan.most_in_flight,
+        )
     finally:
         # Not only those on the desk: a trial may have been begun just when the search was cancelled.
         await asyncio.shield(session.db(session.study.release_all, "stopped; asked again"))

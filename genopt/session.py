@@ -22,7 +22,7 @@ from genopt.meter import Meter
 from genopt.plan import Plan
 from genopt.progress import Ticker
 from genopt.recall import Known, known_from, recalled
-from genopt.schedule import run_trial
+from genopt.schedule import Load, Part, run_trial
 from genopt.store import Store
 from genopt.study import Asked, Budget, Study, open_study
 from genopt.trial import Configuration, Evaluation, Memory, Observation, Observer
@@ -45,6 +45,7 @@ class Session:
         self.known: dict[str, Known] = {}
         self.seen: set[str] = set()
         self.elsewhere = 0  # trials that other workers have in flight
+        self.load = Load(plan.concurrency)
         self._learnt: dict[str, Any] = {}
         self._recalling = asyncio.Lock()
         self._others: list[tuple[str, float, bool]] | None = None
@@ -222,6 +223,7 @@ class Session:
         window: int | None = None,
         rungs: Sequence[int] = (),
         decide: Callable[[Evaluation, int], Awaitable[bool]] | None = None,
+        part: Part | None = None,
     ) -> Evaluation:
         """The evaluation of a configuration on the tune split (or `examples`), made as far as it is not stored yet.
 
@@ -265,7 +267,9 @@ class Session:
                 await share.take()
             else:
                 await share.spread(observe, window)
-            found = await run_trial(len(cells), observe, window=window, rungs=rungs, decide=look, ahead=self.plan.eager)
+            found = await run_trial(
+                len(cells), observe, window=window, rungs=rungs, decide=look, ahead=self.plan.eager, part=part
+            )
         except TakenOver:
             if rungs:
                 raise

@@ -227,6 +227,29 @@ def test_concurrency_is_the_engines_unless_named(tmp_path: Path) -> None:
     assert open_plan(tmp_path, backend=named).concurrency == 3
 
 
+@pytest.mark.parametrize(
+    ("slots", "budget", "search", "found"),
+    [
+        (1, {"trials": 60}, {}, (1, 1)),
+        (3, {"trials": 60}, {}, (3, 3)),
+        (32, {"trials": 60}, {}, (4, 4)),  # four first looks fill it
+        (640, {"trials": 60}, {}, (4, 30)),  # half of them
+        (640, {"trials": 6}, {}, (4, 4)),
+        (640, {"trials": 500}, {}, (4, 64)),
+        (640, {"generations": 2000}, {}, (4, 22)),  # 65 % of 2,000 less 64, for trials of 8 to 48
+        (640, {"hours": 1.0}, {}, (4, 32)),
+        (640, {"trials": 60}, {"trials_in_flight": 1}, (1, 1)),
+        (640, {"trials": 60}, {"trials_in_flight": 9}, (9, 9)),
+    ],
+)
+def test_a_few_trials_are_in_flight_and_more_where_the_engine_has_room(
+    tmp_path: Path, slots: int, budget: dict[str, Any], search: dict[str, Any], found: tuple[int, int]
+) -> None:
+    engine = {"kind": "tests.toy:ToyBackend", "model": "toy", "concurrency": slots}
+    plan = open_plan(tmp_path, count=80, budget=budget, backend=engine, search={"sampler": "random", **search})
+    assert (plan.trials_in_flight, plan.most_in_flight) == found
+
+
 # --- the description: what must not change while a study goes on
 
 

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 import pytest
 
-from genopt.schedule import gather, run_all, run_study, run_trial
+from genopt.schedule import Load, gather, run_all, run_study, run_trial
 
 T = TypeVar("T")
 
@@ -350,3 +350,96 @@ def test_cancelling_gather_cancels_its_jobs() -> None:
 
 async def _gathered(bench: Bench, indices: Any) -> list[int]:
     return await gather([bench.observe(index) for index in indices])
+
+
+def test_more_trials_run_where_the_engine_has_room_and_each_is_asked_for_as_late_as_that_allows() -> None:
+    """Ten slots, trials of four requests that end one after the other: two would leave slots empty, five are more than
+    it takes."""
+    load = Load(10)
+    trials = Trials(30)
+    asked_at: list[int] = []  # what the engine had to do when a trial was proposed
+
+    async def ask() -> int | None:
+        asked_at.append(4 * trials.now)
+        return await trials.ask()
+
+    async def evaluate(number: int) -> None:
+        with load.part(4, each=1):
+            await trials.evaluate(number)
+
+    run(run_study(ask, evaluate, trials.fail, trials_in_flight=1, at_most=20, load=load))
+    assert sorted(trials.done) == list(range(30))
+    assert trials.most in (3, 4), "the lane that is always there may ask at the same time as another"
+    assert sum(busy >= 10 for busy in asked_at) <= 2
+    assert not load.full
+
+
+def test_no_more_trials_run_than_there_may_be() -> None:
+    load, trials = Load(1000), Trials(30)
+
+    async def evaluate(number: int) -> None:
+        with load.part(4, each=1):
+            await trials.evaluate(number)
+
+    run(run_study(trials.ask, evaluate, trials.fail, trials_in_flight=2, at_most=5, load=load))
+    assert sorted(trials.done) == list(range(30))
+    assert 2 <= trials.most <= 5
+
+
+def test_what_fails_when_nothing_was_left_is_asked_for_again() -> None:
+    """The last trial fails in a lane of those that run where there is room, and the engine is full: no other lane is
+    left to ask."""
+    load = Load(1)
+    supply, failed, done = [0, 1, 2], [], []
+
+    async def ask() -> int | None:
+        return supply.pop(0) if supply else None
+
+    async def evaluate(number: int) -> None:
+        with load.part(int(number == 2), each=1):
+            for _ in range(1 + 20 * number):
+                await asyncio.sleep(0)
+            if number == 2 and not failed:
+                raise OSError("once")
+            done.append(number)
+
+    async def fail(number: int, error: Exception) -> None:
+        failed.append(number)
+        supply.append(number)
+
+    run(run_study(ask, evaluate, fail, trials_in_flight=1, at_most=3, load=load))
+    assert (failed, done) == ([2], [0, 1, 2])
+
+
+def test_a_trial_that_fails_gives_its_room_back() -> None:
+    load, trials = Load(4), Trials(6, failing=lambda n: n % 2 == 0)
+
+    async def evaluate(number: int) -> None:
+        with load.part(4, each=1):
+            await trials.evaluate(number)
+
+    run(run_study(trials.ask, evaluate, trials.fail, trials_in_flight=1, at_most=3, load=load))
+    assert not load.full
+
+
+@pytest.mark.parametrize(("ahead", "before_the_look"), [(True, 6), (False, 4)])
+def test_a_trial_enters_what_it_has_under_way_up_to_its_next_look_or_ahead_of_it(
+    ahead: bool, before_the_look: int
+) -> None:
+    """Eight observations of two requests, six at once, looked at after four."""
+    load, bench = Load(1000), Bench(turns=lambda index: 1 + 3 * index)
+    seen: list[int] = []
+
+    async def observe(index: int) -> int:
+        found = await bench.observe(index)
+        seen.append(load._asked)
+        return found
+
+    async def main() -> None:
+        with load.part(1, each=2) as part:
+            await run_trial(8, observe, window=6, rungs=(4,), decide=keep({4: True}, []), ahead=ahead, part=part)
+
+    run(main())
+    assert max(seen[:4]) == 2 * before_the_look
+    assert seen[-1] <= 4, "fewer and fewer at its end"
+    assert load._asked == 0

@@ -15,7 +15,9 @@ from genopt.desk import Desk
 from genopt.errors import BackendError, ScorerError, SpecError
 from genopt.events import Note
 from genopt.field import fit
+from genopt.finals import Further
 from genopt.prepare import prepare
+from genopt.purse import Purse
 from genopt.session import Session
 from genopt.spec.read import make_study
 from genopt.study import TrialRecord
@@ -505,6 +507,64 @@ def test_choosing_takes_a_share_of_the_budget_and_the_search_no_more_than_the_re
         assert entered[name] < spent[name] <= limit
     looked_at = query(tmp_path, "SELECT count(*) FROM genopt_generations WHERE phase = 'tune' AND sample = 0")[0][0]
     assert looked_at >= entered["observations"] >= 0.95 * entered["generations"], "what was made was looked at"
+
+
+@pytest.mark.parametrize("budget", [{"generations": 500}, {"trials": 12}])
+def test_an_engine_of_many_slots_is_filled_within_the_budget(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, budget: dict[str, int]
+) -> None:
+    """More trials than the few that there are in any case, and fewer, larger rounds of those that may be best."""
+    rounds: dict[int, int] = {}
+    plain = Further.measure
+
+    async def counted(further: Further, arms: Any) -> bool:
+        done = await plain(further, arms)
+        rounds[slots] = rounds.get(slots, 0) + done
+        return done
+
+    monkeypatch.setattr(Further, "measure", counted)
+    most, made = {}, {}
+    for slots in (16, 512):
+        folder = tmp_path / str(slots)
+        folder.mkdir()
+        table = study(
+            folder, count=60, budget=budget, baseline=OUTSIDE, backend=backend(delay=0.005, concurrency=slots)
+        )
+        table["search"] = {"sampler": "random", "pruner": "paired"}
+        flying: list[int] = []
+        monkeypatch.setattr(Desk, "finished", observed(flying, Desk.finished))
+        ran = run(table, folder)
+        verdict = ran.decided()
+        most[slots], made[slots] = max(flying), verdict.search_generations + verdict.confirm_generations
+        assert no_trial_is_open(ran)
+        assert len(generations(folder)) == made[slots] <= budget.get("generations", 12 * 36 + 5 * 36 + 48)
+        assert verdict.trials <= budget.get("trials", 900)
+    assert most[16] <= 4 < most[512]
+    assert rounds[512] < rounds[16]
+
+
+def observed(flying: list[int], finished: Any) -> Any:
+    """`finished`, noting how many trials are in flight."""
+
+    async def noted(desk: Desk, job: Any) -> None:
+        flying.append(len(desk.in_flight))
+        await finished(desk, job)
+
+    return noted
+
+
+def test_all_choose_in_the_rounds_of_whoever_began_to(tmp_path: Path) -> None:
+    """Whatever engine they have: else they would not decide alike."""
+    parts = []
+    for slots in (512, 16, 512):
+        table = study(tmp_path, count=100, backend=backend(concurrency=slots))
+
+        async def main(table: dict[str, Any] = table) -> None:
+            async with opened(table, tmp_path) as (_, session, _engine):
+                parts.append((await Purse.open(session)).part(1000, 4))
+
+        asyncio.run(main())
+    assert parts == [250, 250, 250]
 
 
 def test_a_trial_whose_worker_dies_at_the_very_end_is_not_left_behind(

@@ -164,7 +164,7 @@ class SearchSpec(Table):
     """How bad trials are stopped early. paired: by what each is worth on the examples that others saw, too; of several
     objectives in all of them at once, and what surely misses a constraint. median: one objective alone."""
     trials_in_flight: Annotated[int, Field(ge=1, le=256)] | Literal["auto"] = "auto"
-    """Trials that share the engine at once; auto = just enough to keep it full."""
+    """Trials that share the engine at once; auto = 4, and more while the engine has free slots."""
     repeats: Annotated[int, Field(ge=1, le=64)] = 1
     """Samples of each example in one observation."""
     grid_points: Annotated[int, Field(ge=2)] = 4
