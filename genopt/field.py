@@ -12,10 +12,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
+
+from genopt.twins import representatives
 
 Floats = NDArray[np.float64]
 
@@ -29,7 +31,8 @@ class Field:
     `worth` and `covariance` are the posterior's, on the objective's scale over all `n_examples`; `raw` is each arm's
     estimate adjusted for the examples it saw but not pulled back, `se` the standard error of what is the arm's own in
     it (that of an arm without scores: infinite). `noise` is the sd of one score about the additive model, `spread` the
-    sd between good arms.
+    sd between good arms. `stands` names for each arm the one that stands for it (see twins), itself mostly; what is
+    said of an arm is said of that one.
     """
 
     worth: Floats
@@ -39,6 +42,7 @@ class Field:
     noise: float
     spread: float
     sampling: float
+    stands: tuple[int, ...]
 
     def sd(self, arm: int, other: int) -> float:
         """Posterior sd of the difference of two arms."""
@@ -56,8 +60,24 @@ class Field:
 def fit(scores: Sequence[Sequence[float] | Floats], n_examples: int) -> Field:
     """The field of these arms, each given by its scores in the study's order; a NaN counts as not seen.
 
-    Without any score the arms are equals of which nothing is known.
+    Arms that are one and the same count once. Without any score the arms are equals of which nothing is known.
     """
+    stands = representatives(scores)
+    kept = sorted(set(stands))
+    found = _fit([scores[k] for k in kept], n_examples)
+    at = np.searchsorted(kept, stands)
+    return replace(
+        found,
+        worth=found.worth[at],
+        covariance=found.covariance[np.ix_(at, at)],
+        raw=found.raw[at],
+        se=found.se[at],
+        stands=tuple(stands),
+    )
+
+
+def _fit(scores: Sequence[Sequence[float] | Floats], n_examples: int) -> Field:
+    """The same, each arm by itself."""
     arms = len(scores)
     rounds = max(1, math.ceil(max((len(s) for s in scores), default=0) / n_examples))
     cube = np.full((arms, rounds, n_examples), math.nan)
@@ -67,7 +87,8 @@ def fit(scores: Sequence[Sequence[float] | Floats], n_examples: int) -> Field:
     counts = known.sum(axis=1).astype(np.float64)
     seen = counts > 0
     if not seen.any():
-        return Field(np.zeros(arms), np.eye(arms), np.zeros(arms), np.full(arms, math.inf), 1.0, 1.0, 1.0)
+        nothing, alone = np.zeros(arms), tuple(range(arms))
+        return Field(nothing, np.eye(arms), nothing, np.full(arms, math.inf), 1.0, 1.0, 1.0, alone)
     values = np.where(known, cube, 0.0)
     y = np.divide(values.sum(axis=1), counts, out=np.zeros_like(counts), where=seen)
     inner = float(np.where(known, (values - y[:, None, :]) ** 2, 0.0).sum())
@@ -115,6 +136,7 @@ def fit(scores: Sequence[Sequence[float] | Floats], n_examples: int) -> Field:
         math.sqrt(total),
         math.sqrt(spread2),
         math.sqrt(sampling),
+        tuple(range(arms)),
     )
 
 

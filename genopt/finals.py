@@ -10,11 +10,12 @@ import math
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
 from genopt import race
+from genopt.errors import ScorerError
 from genopt.field import Field, fit
 from genopt.purse import Purse
 from genopt.schedule import gather
@@ -22,7 +23,7 @@ from genopt.session import Session
 from genopt.stats import mean_se, minimum_detectable_effect
 from genopt.trial import MAX_MISSING, Configuration, Evaluation
 
-LEVEL = 0.05  # the chance to beat the baseline below which a finalist is not measured further
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -98,9 +99,9 @@ async def choose_winner(session: Session, baseline: Evaluation) -> Candidate | N
         base = next(i for i, arm in enumerate(arms) if arm.config.key == key)
         lengths = [len(arm.cells) for arm in arms]
         able = [i for i, arm in enumerate(arms) if i == base or feasible(session, arm)]
+        able = [i for i in able if arms[i].config.key not in further.failed]
         most = [further.most(arm) if i in able else 0 for i, arm in enumerate(arms)]
-        chosen = race.promote(field, lengths, most, rng, arms=spec.finalists)
-        chosen = [i for i in chosen if i == base or field.chance(i, base) >= LEVEL]
+        chosen = race.promote(field, lengths, most, rng, n_examples=len(plan.tune), arms=spec.finalists)
         if not chosen or (below and race.prospect(field, base, 0, rng).gain < below):
             break
         if not await further.measure([arms[i] for i in chosen]):
@@ -127,6 +128,8 @@ class Further:
 
     def __init__(self, session: Session, purse: Purse, baseline: Evaluation) -> None:
         self._session, self._purse, self._baseline, self._entered = session, purse, baseline, False
+        self.failed: set[str] = set()
+        """Configurations of which a text could not be scored: a trial that fails cannot win, and no more can these."""
 
     def most(self, arm: Evaluation) -> int:
         """How many observations of a configuration there may be: what is certain says nothing new when asked again."""
@@ -155,10 +158,16 @@ class Further:
         await session.flush()
         return True
 
-    async def _one(self, upto: Mapping[str, int], config: Configuration) -> Evaluation:
-        plan = self._session.plan
+    async def _one(self, upto: Mapping[str, int], config: Configuration) -> None:
+        session, plan = self._session, self._session.plan
         window = max(1, 2 * plan.concurrency // (plan.spec.search.repeats * len(upto)))
-        return await self._session.measure(config, replicates=plan.rounds, upto=upto[config.key], window=window)
+        try:
+            await session.measure(config, replicates=plan.rounds, upto=upto[config.key], window=window)
+        except ScorerError as error:
+            if config.key == self._baseline.config.key:
+                raise
+            self.failed.add(config.key)
+            session.note(f"a finalist is left out: {error}", warning=True)
 
 
 async def remember(session: Session, arms: Sequence[Evaluation]) -> None:
@@ -181,12 +190,10 @@ async def remember(session: Session, arms: Sequence[Evaluation]) -> None:
         await session.db(session.study.set_attribute, "taken_up", taken_up)
 
 
-async def by_model(
-    configs: Sequence[Configuration], measure: Callable[[Configuration], Awaitable[Evaluation]]
-) -> list[Evaluation]:
+async def by_model(configs: Sequence[Configuration], measure: Callable[[Configuration], Awaitable[T]]) -> list[T]:
     """The evaluations in order. Those of one model run side by side, one model after the other: an engine that holds
     one at a time would otherwise do little but change models."""
-    found: dict[str, Evaluation] = {}
+    found: dict[str, T] = {}
     for model in dict.fromkeys(config.request.get("model") for config in configs):
         together = [config for config in configs if config.request.get("model") == model]
         measured = await gather([measure(config) for config in together])

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from genopt.field import Field, fit
 from genopt.racing import levels
+from genopt.surrogate import log_expected_improvement
 
 Floats = NDArray[np.float64]
 
@@ -78,32 +79,41 @@ def goes_on(field: Field, arm: int, level: float) -> bool:
     looks together. That holds although the best was picked for its scores: what an arm is compared with is the best's
     posterior worth, pulled back by as much as being picked has helped it. Parked is not lost: `promote` looks at all.
     """
+    if field.stands[arm] != arm:
+        return False
     others = [k for k in range(len(field.worth)) if k != arm]
     best = max(others, key=lambda k: field.worth[k], default=arm)
     return field.chance(arm, best) >= level
 
 
 def promote(
-    field: Field, lengths: Sequence[int], most: Sequence[int], rng: np.random.Generator, *, arms: int
+    field: Field, lengths: Sequence[int], most: Sequence[int], rng: np.random.Generator, *, n_examples: int, arms: int
 ) -> list[int]:
-    """The arms that get the next examples: the leader and those most likely to be better than it (top-two Thompson
-    sampling; Russo 2016), at most `arms` of them, none that has `most` scores already. None where no draw of the
-    posterior has another one in front: there is nothing left to choose."""
-    open_ = [k for k in range(len(lengths)) if lengths[k] < most[k]]
-    if not open_:
+    """The arms that get the next examples: those whose next `step` is worth most for each call, at most `arms` of them,
+    none that has `most` scores already. None where no draw of the posterior has another one in front: there is nothing
+    left to choose.
+
+    What a step is worth is how much better the best expected worth will be after it, in expectation (the knowledge
+    gradient; Frazier, Powell and Dayanik 2008). A chance of winning alone would not do: an arm of which much is known
+    has little left to show, and one that saw a few unlucky examples has.
+    """
+    standing = sorted(set(field.stands))
+    if all(lengths[k] >= most[k] for k in standing):
         return []
-    root = _root(field.covariance)
-    draws = field.worth[:, None] + root @ rng.standard_normal((len(field.worth), 512))
-    leader = int(np.argmax(field.worth))
-    if bool((draws.argmax(axis=0) == leader).all()):
+    draws = field.worth[:, None] + _root(field.covariance) @ rng.standard_normal((len(field.worth), 512))
+    leader = field.stands[int(np.argmax(field.worth))]
+    if bool((draws[standing].argmax(axis=0) == standing.index(leader)).all()):
         return []
-    votes = np.bincount(np.argmax(draws, axis=0), minlength=len(lengths)).astype(np.float64)
-    rest = draws.copy()
-    rest[leader] = -math.inf
-    votes += np.bincount(np.argmax(rest, axis=0), minlength=len(lengths))
-    votes[leader] = 1024
-    ranked = sorted(open_, key=lambda k: (-votes[k], -field.worth[k]))
-    return [k for k in ranked if votes[k] > 0][:arms]
+    more = np.array([max(min(step(n, n_examples), top - n), 0) for n, top in zip(lengths, most, strict=True)])
+    with np.errstate(divide="ignore"):
+        before = 1 / (field.spread**-2 + field.se**-2.0)
+        after = 1 / (field.spread**-2 + field.se**-2.0 + more / field.noise**2)
+        moved = np.sqrt(np.maximum(before - after, 1e-30))
+    second = max((field.worth[k] for k in standing if k != leader), default=field.worth[leader])
+    ahead = np.where(np.arange(len(more)) == leader, second, field.worth[leader])
+    gain = log_expected_improvement(-np.abs(field.worth - ahead), moved, 0.0) - np.log(np.maximum(more, 1))
+    able = [k for k in standing if more[k] > 0]
+    return sorted(able, key=lambda k: -gain[k])[:arms]
 
 
 def step(length: int, n_examples: int) -> int:
@@ -167,6 +177,7 @@ def simulate(
     arms: int = 4,
     order: Sequence[int] | None = None,
     certain: Sequence[bool] | None = None,
+    common: bool = False,
     gain_below: float = 0.0,
     crossfit: bool = False,
 ) -> Outcome:
@@ -175,7 +186,8 @@ def simulate(
     New arms are taken in `order` (default: random) while the calls of `Split` allow; with `gain_below` the study ends
     when what going on can bring is less. A fraction `holdout` of the examples is kept for the verdict, and one sample
     of every (arm, example) for its fresh seeds; arms that are `certain` write the same text again and are not asked
-    for it. With `crossfit` no example is kept, and the claim is that of `genopt.crossfit`. Deterministic in `seed`.
+    for it. With `common` seeds all arms take the samples in one order, else each in its own. With `crossfit` no example
+    is kept, and the claim is that of `genopt.crossfit`. Deterministic in `seed`.
     """
     from genopt.crossfit import chosen as choice
     from genopt.crossfit import folds
@@ -189,7 +201,8 @@ def simulate(
     n = len(tune)
     parts = folds([None] * n) if crossfit else ()
     held = tune[len(parts[0].before) :] if crossfit else held
-    cells = np.argsort(rng.random(table.shape), axis=2)
+    draws = np.argsort(rng.random(table.shape[1:] if common else table.shape), axis=-1)
+    cells = np.broadcast_to(draws, table.shape)
     shuffled_table = np.take_along_axis(table, cells, axis=2)
     stream = shuffled_table[:, tune].transpose(0, 2, 1).reshape(n_arms, -1)
     sure = np.zeros(n_arms, dtype=bool) if certain is None else np.asarray(certain)
@@ -224,7 +237,7 @@ def simulate(
     while True:
         now = field()
         names, lengths = list(known), list(known.values())
-        chosen = promote(now, lengths, [int(most[k]) for k in names], rng, arms=arms)
+        chosen = promote(now, lengths, [int(most[k]) for k in names], rng, n_examples=n, arms=arms)
         if gain_below and prospect(now, 0, 0, rng).gain < gain_below:
             break
         if not chosen or split.total - spent < 1:

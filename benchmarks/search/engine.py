@@ -17,8 +17,9 @@ def engine(world: World, budgets: Sequence[int], *, gain_below: float = 0.0) -> 
     worth without a sampler that learns. With `gain_below` it ends when going on is not worth it.
 
     What is reported is the winner's mean on the holdout, or what the tune split says of the baseline when that is put
-    forward. Calls are the engine's own count; tokens are those of each configuration's mean generation. A greedy
-    configuration is not asked for the same text again.
+    forward. Seeds are common to all configurations, as when the table was recorded. Calls are the engine's own count;
+    tokens are those of each configuration's mean generation. A greedy configuration is not asked for the same text
+    again.
     """
     from genopt import race
 
@@ -35,6 +36,7 @@ def engine(world: World, budgets: Sequence[int], *, gain_below: float = 0.0) -> 
             baseline=table.baseline,
             order=order,
             certain=certain,
+            common=not table.pooled,
             gain_below=gain_below,
         )
         arms = [table.baseline, *(c for c in order if c != table.baseline)][: len(done.lengths)]
