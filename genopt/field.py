@@ -42,7 +42,35 @@ class Field:
     noise: float
     spread: float
     sampling: float
+    n_examples: int
     stands: tuple[int, ...]
+
+    def at(self, arms: Sequence[int] | NDArray[np.intp], stands: Sequence[int]) -> Field:
+        """The field of some of its arms, in this order and perhaps more than once; `stands` names their places."""
+        arms = np.asarray(arms, dtype=np.intp)
+        return replace(
+            self,
+            worth=self.worth[arms],
+            covariance=self.covariance[np.ix_(arms, arms)],
+            raw=self.raw[arms],
+            se=self.se[arms],
+            stands=tuple(stands),
+        )
+
+    def among(self, arms: Sequence[int]) -> Field:
+        """The same knowledge of a few of the arms alone: where the one that stands for some is not among them, the
+        first of those does."""
+        first: dict[int, int] = {}
+        for place, arm in enumerate(arms):
+            if arm == self.stands[arm] or self.stands[arm] not in first:
+                first[self.stands[arm]] = place
+        return self.at(arms, [first[self.stands[arm]] for arm in arms])
+
+    def error(self, scores: float) -> float:
+        """The variance of the mean of so many scores of an arm (at least 1), of which those beyond the examples are
+        replicates: they do not tell of examples that suit an arm by chance."""
+        own = self.sampling**2
+        return max(self.noise**2 - own, 0.0) / min(scores, self.n_examples) + own / scores
 
     def sd(self, arm: int, other: int) -> float:
         """Posterior sd of the difference of two arms."""
@@ -62,18 +90,10 @@ def fit(scores: Sequence[Sequence[float] | Floats], n_examples: int) -> Field:
 
     Arms that are one and the same count once. Without any score the arms are equals of which nothing is known.
     """
-    stands = representatives(scores)
+    stands = representatives(scores, n_examples)
     kept = sorted(set(stands))
     found = _fit([scores[k] for k in kept], n_examples)
-    at = np.searchsorted(kept, stands)
-    return replace(
-        found,
-        worth=found.worth[at],
-        covariance=found.covariance[np.ix_(at, at)],
-        raw=found.raw[at],
-        se=found.se[at],
-        stands=tuple(stands),
-    )
+    return found.at(np.searchsorted(kept, stands), stands)
 
 
 def _fit(scores: Sequence[Sequence[float] | Floats], n_examples: int) -> Field:
@@ -88,7 +108,7 @@ def _fit(scores: Sequence[Sequence[float] | Floats], n_examples: int) -> Field:
     seen = counts > 0
     if not seen.any():
         nothing, alone = np.zeros(arms), tuple(range(arms))
-        return Field(nothing, np.eye(arms), nothing, np.full(arms, math.inf), 1.0, 1.0, 1.0, alone)
+        return Field(nothing, np.eye(arms), nothing, np.full(arms, math.inf), 1.0, 1.0, 1.0, n_examples, alone)
     values = np.where(known, cube, 0.0)
     y = np.divide(values.sum(axis=1), counts, out=np.zeros_like(counts), where=seen)
     inner = float(np.where(known, (values - y[:, None, :]) ** 2, 0.0).sum())
@@ -136,6 +156,7 @@ def _fit(scores: Sequence[Sequence[float] | Floats], n_examples: int) -> Field:
         math.sqrt(total),
         math.sqrt(spread2),
         math.sqrt(sampling),
+        n_examples,
         tuple(range(arms)),
     )
 

@@ -39,8 +39,9 @@ class Candidate:
 
 
 def arms_of(session: Session, *more: Evaluation) -> list[Evaluation]:
-    """Every measured configuration that could win, `more` of them in flight at the end."""
-    flying, base = {evaluation.config.key for evaluation in more}, session.plan.baseline().key
+    """Every measured configuration that could win, `more` of them in flight at the end. A trial that cannot be scored
+    cannot win, and no more can a finalist."""
+    flying, base = {evaluation.config.key for evaluation in more} | session.unscored, session.plan.baseline().key
     found = {**session.parked, **session.evaluations}
     arms = [found[key] for key in sorted(found) if key not in flying and (key == base or sound(found[key]))]
     return [*arms, *more]
@@ -97,11 +98,11 @@ async def choose_winner(session: Session, baseline: Evaluation) -> Candidate | N
     while True:
         arms, field = standing(session)
         base = next(i for i, arm in enumerate(arms) if arm.config.key == key)
-        lengths = [len(arm.cells) for arm in arms]
         able = [i for i, arm in enumerate(arms) if i == base or feasible(session, arm)]
-        able = [i for i in able if arms[i].config.key not in further.failed]
-        most = [further.most(arm) if i in able else 0 for i, arm in enumerate(arms)]
-        chosen = race.promote(field, lengths, most, rng, n_examples=len(plan.tune), arms=spec.finalists)
+        most = [further.most(arms[i]) for i in able]
+        may_win = field.among(able)
+        promoted = race.promote(may_win, [len(arms[i].cells) for i in able], most, rng, arms=spec.finalists)
+        chosen = [able[place] for place in promoted]
         if not chosen or (below and race.prospect(field, base, 0, rng).gain < below):
             break
         if not await further.measure([arms[i] for i in chosen]):
@@ -119,7 +120,7 @@ async def choose_winner(session: Session, baseline: Evaluation) -> Candidate | N
         for i, arm in enumerate(arms)
         if i in able and i != base
     ]
-    best = max(gains, key=lambda candidate: candidate.shrunken, default=None)
+    best = max(gains, key=lambda candidate: (candidate.shrunken, len(candidate.evaluation.cells)), default=None)
     return best if best is not None and best.shrunken > 0 else None
 
 
@@ -128,8 +129,7 @@ class Further:
 
     def __init__(self, session: Session, purse: Purse, baseline: Evaluation) -> None:
         self._session, self._purse, self._baseline, self._entered = session, purse, baseline, False
-        self.failed: set[str] = set()
-        """Configurations of which a text could not be scored: a trial that fails cannot win, and no more can these."""
+        self._lost = 0  # observations of finalists that could not be scored: paid for, and nobody has them
 
     def most(self, arm: Evaluation) -> int:
         """How many observations of a configuration there may be: what is certain says nothing new when asked again."""
@@ -139,7 +139,7 @@ class Further:
     async def measure(self, arms: Sequence[Evaluation]) -> bool:
         """The next part of each, on examples that it has not seen and then with fresh seeds; False where there is no
         room for any."""
-        session, room = self._session, self._purse.room([self._baseline, *arms])
+        session, room = self._session, self._purse.room([self._baseline, *arms]) - self._lost
         if room < 1:
             return False
         if not self._entered:
@@ -166,7 +166,9 @@ class Further:
         except ScorerError as error:
             if config.key == self._baseline.config.key:
                 raise
-            self.failed.add(config.key)
+            before = session.evaluations.get(config.key) or session.parked[config.key]
+            self._lost += upto[config.key] - len(before.cells)
+            session.unscored.add(config.key)
             session.note(f"a finalist is left out: {error}", warning=True)
 
 
@@ -191,8 +193,8 @@ async def remember(session: Session, arms: Sequence[Evaluation]) -> None:
 
 
 async def by_model(configs: Sequence[Configuration], measure: Callable[[Configuration], Awaitable[T]]) -> list[T]:
-    """The evaluations in order. Those of one model run side by side, one model after the other: an engine that holds
-    one at a time would otherwise do little but change models."""
+    """What was found of each, in order. Those of one model run side by side, one model after the other: an engine that
+    holds one at a time would otherwise do little but change models."""
     found: dict[str, T] = {}
     for model in dict.fromkeys(config.request.get("model") for config in configs):
         together = [config for config in configs if config.request.get("model") == model]

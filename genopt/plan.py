@@ -125,8 +125,11 @@ class Plan:
         few, trials = self.trials_in_flight, self.trials
         if self.spec.search.trials_in_flight != "auto" or few * self.first_look() * self.samples >= self.concurrency:
             return few
-        if trials is None:  # one costs something between a first look and all examples
-            trials = 2 * self.bill().search // ((self.first_look() + len(self.tune)) * self.samples) or MANY
+        if (calls := self.spec.budget.generations) is not None:  # one costs something between a look and all examples
+            search = Split.of(calls, self.bill().confirm, finals=self.finals).search
+            paid = int(2 * search // ((self.first_look() + len(self.tune)) * self.samples))
+            trials = paid if trials is None else min(trials, paid)
+        trials = trials or MANY
         return max(few, min(MANY, math.ceil(trials / ROUNDS)))
 
     @property

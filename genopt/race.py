@@ -79,15 +79,13 @@ def goes_on(field: Field, arm: int, level: float) -> bool:
     looks together. That holds although the best was picked for its scores: what an arm is compared with is the best's
     posterior worth, pulled back by as much as being picked has helped it. Parked is not lost: `promote` looks at all.
     """
-    if field.stands[arm] != arm:
-        return False
     others = [k for k in range(len(field.worth)) if k != arm]
     best = max(others, key=lambda k: field.worth[k], default=arm)
     return field.chance(arm, best) >= level
 
 
 def promote(
-    field: Field, lengths: Sequence[int], most: Sequence[int], rng: np.random.Generator, *, n_examples: int, arms: int
+    field: Field, lengths: Sequence[int], most: Sequence[int], rng: np.random.Generator, *, arms: int
 ) -> list[int]:
     """The arms that get the next examples: those whose next `step` is worth most for each call, at most `arms` of them,
     none that has `most` scores already. None where no draw of the posterior has another one in front: there is nothing
@@ -104,11 +102,11 @@ def promote(
     leader = field.stands[int(np.argmax(field.worth))]
     if bool((draws[standing].argmax(axis=0) == standing.index(leader)).all()):
         return []
-    more = np.array([max(min(step(n, n_examples), top - n), 0) for n, top in zip(lengths, most, strict=True)])
-    with np.errstate(divide="ignore"):
-        before = 1 / (field.spread**-2 + field.se**-2.0)
-        after = 1 / (field.spread**-2 + field.se**-2.0 + more / field.noise**2)
-        moved = np.sqrt(np.maximum(before - after, 1e-30))
+    more = np.array([max(min(step(n, field.n_examples), top - n), 0) for n, top in zip(lengths, most, strict=True)])
+    known = np.array([1 / field.error(n) if n else 0.0 for n in lengths])
+    then = np.array([1 / field.error(n + m) if n + m else 0.0 for n, m in zip(lengths, more, strict=True)])
+    before, after = 1 / (field.spread**-2 + known), 1 / (field.spread**-2 + then)
+    moved = np.sqrt(np.maximum(before - after, 1e-30))
     second = max((field.worth[k] for k in standing if k != leader), default=field.worth[leader])
     ahead = np.where(np.arange(len(more)) == leader, second, field.worth[leader])
     gain = log_expected_improvement(-np.abs(field.worth - ahead), moved, 0.0) - np.log(np.maximum(more, 1))
@@ -237,7 +235,7 @@ def simulate(
     while True:
         now = field()
         names, lengths = list(known), list(known.values())
-        chosen = promote(now, lengths, [int(most[k]) for k in names], rng, n_examples=n, arms=arms)
+        chosen = promote(now, lengths, [int(most[k]) for k in names], rng, arms=arms)
         if gain_below and prospect(now, 0, 0, rng).gain < gain_below:
             break
         if not chosen or split.total - spent < 1:
@@ -246,7 +244,7 @@ def simulate(
             more = min(step(lengths[k], n), int(most[names[k]]) - lengths[k], int(split.total) - spent)
             known[names[k]] += more
             spent += more
-    winner = names[int(np.argmax(now.worth))]
+    winner = names[now.stands[int(np.argmax(now.worth))]]
     late = shuffled_table[:, held, -1 if crossfit else 0]
     tried = [winner] * len(held)
     if crossfit:

@@ -148,21 +148,21 @@ async def run_study(
     failures, over = 0, False
     one_asks = asyncio.Lock()
 
-    async def ask_when_there_is_room() -> T | None:
+    async def ask_when_there_is_room(*, first: bool) -> T | None:
         async with one_asks:
             if load is not None:
                 await load.room()
-            return None if over else await ask()
+            return None if over and first else await ask()
 
     async def lane(when_there_is_room: bool) -> None:
         nonlocal failures, over
-        failed = False
-        while (trial := await (ask_when_there_is_room() if when_there_is_room and not failed else ask())) is not None:
-            failed = False
+        waits, first = when_there_is_room, True
+        while (trial := await (ask_when_there_is_room(first=first) if waits else ask())) is not None:
+            waits, first = when_there_is_room, False  # who had a trial asks again: it may have been let go
             try:
                 await evaluate(trial)
             except Exception as error:
-                failed = True  # whoever failed asks next, for what failed may be asked again: nobody else need be left
+                waits = False  # who failed asks next, for what failed may be asked again: nobody else need be left
                 failures += 1
                 await fail(trial, error)
                 if failures >= patience:

@@ -12,23 +12,36 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-COMMON = 48  # scores that two arms must have in common to be compared: fewer are equal by chance
+COMMON = 48  # scores that two arms have in common, at least: fewer are equal by chance
 UNLIKE = 0.01  # of those, what may differ: a worth is off by no more
+MISSING = 0.1  # of the examples, what may lack a score
 
 
-def representatives(scores: Sequence[Sequence[float] | NDArray[np.float64]]) -> list[int]:
+def representatives(scores: Sequence[Sequence[float] | NDArray[np.float64]], n_examples: int) -> list[int]:
     """For each arm the one that stands for it, itself where none does. `scores` are those of each arm in the study's
-    order; a NaN is like a NaN."""
+    order (NaN: none). Only arms that saw all `n_examples` are compared: where nearly every score is a success, two that
+    are not the same agree for long."""
     rows = [np.asarray(own, dtype=np.float64) for own in scores]
     found = list(range(len(rows)))
     standing: list[int] = []
-    for arm in sorted((k for k in found if len(rows[k]) >= COMMON), key=lambda k: (-len(rows[k]), k)):
-        common = len(rows[arm])  # those before it have as many, or more
-        for other in standing:
-            a, b = rows[arm], rows[other][:common]
-            if np.count_nonzero((a != b) & ~(np.isnan(a) & np.isnan(b))) <= UNLIKE * common:
-                found[arm] = other
-                break
-        else:
+    firsts = np.empty((len(rows), n_examples))
+    least = max(COMMON, (1 - MISSING) * n_examples)
+    whole = [k for k in found if len(rows[k]) >= max(n_examples, COMMON)]
+    for arm in sorted(whole, key=lambda k: (-len(rows[k]), k)):
+        own = rows[arm]  # those before it have as many scores, or more
+        near = np.flatnonzero(_agree(firsts[: len(standing)], own[:n_examples], 0))
+        same = next((standing[at] for at in near if _agree(rows[standing[at]][: len(own)], own, least)), None)
+        if same is None:
+            firsts[len(standing)] = own[:n_examples]
             standing.append(arm)
+        else:
+            found[arm] = same
     return found
+
+
+def _agree(many: NDArray[np.float64], own: NDArray[np.float64], least: float) -> NDArray[np.bool_]:
+    """Whether rows of scores agree with others, as far as both are known, on at least so many."""
+    both = ~(np.isnan(many) | np.isnan(own))
+    known = both.sum(axis=-1)
+    agree: NDArray[np.bool_] = (known >= least) & (((many != own) & both).sum(axis=-1) <= UNLIKE * known)
+    return agree

@@ -8,8 +8,11 @@ from typing import Any
 import pytest
 from scipy import stats
 
+from genopt.errors import ScorerError
 from genopt.runner import optimize
+from genopt.session import Session
 from genopt.spec.read import make_study
+from genopt.trial import Configuration, Evaluation
 from tests.studies import backend, generations, query, run
 from tests.toy import DEFAULTS, study, truth
 
@@ -99,6 +102,33 @@ def test_those_that_may_be_best_are_measured_again_with_fresh_seeds(tmp_path: Pa
     assert all(rows == seeds for _, rows, _, seeds in found), "no seed serves twice"
     assert sum(rows for _, rows, _, _ in found) == 3 * 36 * 3
     assert max(rows for _, rows, _, _ in found) > 72, "the leader is measured three times over, nearly"
+
+
+@pytest.mark.parametrize("several", [False, True], ids=["one objective", "a front"])
+def test_a_finalist_that_cannot_be_scored_is_left_out_and_paid_for_once(
+    tmp_path: Path, several: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table = study(tmp_path, count=60, space=GOOD, baseline={"temperature": 1.5, "top_p": 1.0})
+    table |= {"budget": {"generations": 900}, "search": {"sampler": "random"}}
+    if several:
+        table["objectives"] = [{"maximize": "right"}, {"minimize": "characters"}]
+    measure, tried = Session.measure, []
+
+    async def measured(self: Session, config: Configuration, **options: Any) -> Evaluation:
+        found = await measure(self, config, **options)
+        if options.get("upto") and config.key != self.plan.baseline().key and tried[:1] in ([], [config.key]):
+            tried.append(config.key)
+            raise ScorerError("cannot read this")
+        return found
+
+    monkeypatch.setattr(Session, "measure", measured)
+    ran = run(table, tmp_path)
+    verdict = ran.decided()
+    assert len(tried) == 1, "it is not tried again"
+    assert ran.notes().count("a finalist is left out: cannot read this") == 1
+    assert len(generations(tmp_path)) <= 900
+    put_forward = {row[0] for row in generations(tmp_path) if row[3] == "confirm"}
+    assert verdict.verdict and put_forward and tried[0] not in put_forward
 
 
 def test_repeats_of_the_verdict_are_averaged_by_example(tmp_path: Path) -> None:

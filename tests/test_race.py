@@ -125,53 +125,77 @@ def test_the_leader_and_its_rivals_get_the_next_examples() -> None:
     worth = np.array([0.0, 1.0, 1.0, -3.0, -3.0])
     table = binary(rng, worth, examples=200)[:, :, 0]
     field = fit([row[:100] for row in table], 200)
-    assert set(race.promote(field, [100] * 5, [200] * 5, rng, n_examples=200, arms=2)) == {1, 2}
-    assert race.promote(field, [100] * 5, [100, 100, 200, 100, 100], rng, n_examples=200, arms=2) == [2]
-    assert race.promote(field, [100] * 5, [100] * 5, rng, n_examples=200, arms=2) == []
+    assert set(race.promote(field, [100] * 5, [200] * 5, rng, arms=2)) == {1, 2}
+    assert race.promote(field, [100] * 5, [100, 100, 200, 100, 100], rng, arms=2) == [2]
+    assert race.promote(field, [100] * 5, [100] * 5, rng, arms=2) == []
 
 
 def test_the_next_examples_go_where_they_are_worth_most() -> None:
     """The value of a step, by drawing what it may show: the order is that of the gains for each call."""
-    lengths, noise, spread = [400, 400, 16, 16], 0.4, 0.2
-    worth = np.array([0.50, 0.47, 0.36, 0.10])
-    se = noise / np.sqrt(lengths)
-    own = 1 / (spread**-2 + se**-2)
-    field = Field(worth, np.diag(own), worth, se, noise, spread, noise / 2, (0, 1, 2, 3))
+    lengths, worth = [300, 150, 16, 16], np.array([0.50, 0.49, 0.40, -0.60])
+    own, sampling, spread = 0.3, 0.25, 0.2  # sds: of what suits an arm by chance, of a draw, between arms
+
+    def error(scores: int) -> float:
+        return own**2 / min(scores, 400) + sampling**2 / scores
+
+    doubt = np.array([1 / (spread**-2 + 1 / error(n)) for n in lengths])
+    noise = float(np.hypot(own, sampling))
+    field = Field(worth, np.diag(doubt), worth, np.ones(4), noise, spread, sampling, 400, (0, 1, 2, 3))
     gains = []
     rng = np.random.default_rng(0)
-    for arm, (length, variance) in enumerate(zip(lengths, own, strict=True)):
-        more = race.step(length, 100)
-        true = worth[arm] + np.sqrt(variance) * rng.standard_normal(200_000)
-        seen = true + noise / np.sqrt(more) * rng.standard_normal(200_000)
-        after = worth[arm] + variance / (variance + noise**2 / more) * (seen - worth[arm])
-        others = np.delete(worth, arm).max()
-        gains.append((np.maximum(after, others).mean() - max(worth.max(), others)) / more)
+    for arm, (length, variance) in enumerate(zip(lengths, doubt, strict=True)):
+        more = race.step(length, 400)
+        new = 1 / (1 / error(length + more) - 1 / error(length))  # what the step alone tells, as one measurement
+        seen = worth[arm] + np.sqrt(variance + new) * rng.standard_normal(400_000)
+        after = worth[arm] + variance / (variance + new) * (seen - worth[arm])
+        gains.append((np.maximum(after, np.delete(worth, arm).max()).mean() - worth.max()) / more)
     wanted = [int(k) for k in np.argsort(gains)[::-1]]
     assert wanted[0] == 2, "few and unlucky examples, much to learn"
     most = [900] * 4
-    assert race.promote(field, lengths, most, rng, n_examples=100, arms=4) == wanted
-    assert race.promote(field, lengths, most, rng, n_examples=100, arms=2) == wanted[:2]
+    assert race.promote(field, lengths, most, rng, arms=4) == wanted
+    assert race.promote(field, lengths, most, rng, arms=2) == wanted[:2]
+
+
+def test_replicates_are_not_taken_for_new_examples() -> None:
+    """Two arms saw everything and hardly vary when asked again; of the third most examples are still to come."""
+    worth, zero = np.array([0.60, 0.59, 0.56]), np.zeros(3)
+    field = Field(worth, np.eye(3) * 0.02, zero, zero + 1, 0.5, 0.2, 0.05, 100, (0, 1, 2))
+    assert race.promote(field, [100, 100, 30], [800] * 3, np.random.default_rng(0), arms=1) == [2]
 
 
 def test_arms_that_score_alike_count_once() -> None:
     """Five spellings of one arm are as much evidence as one, and only the longest of them is measured further."""
     rng = np.random.default_rng(4)
-    table = binary(rng, np.array([0.8, 0.6, 0.4, -1.0]), examples=90, samples=1)[:, :, 0]
-    alone = fit(list(table), 120)
-    spelled = fit([table[0], table[0][:60], *table[1:], table[0], table[0][:20]], 120)
-    assert spelled.stands == (0, 0, 2, 3, 4, 0, 6), "twenty equal scores may be chance"
+    table = binary(rng, np.array([0.8, 0.6, 0.4, -1.0]), examples=60, samples=2)
+    twice = table.transpose(0, 2, 1).reshape(4, 120)
+    spelled = fit([twice[0], twice[0][:60], *twice[1:], twice[0][:90], twice[0][:50]], 60)
+    assert spelled.stands == (0, 0, 2, 3, 4, 0, 6), "fewer than all examples may be equal by chance"
     assert spelled.covariance[1, 5] == spelled.covariance[0, 0]
-    without = fit([*table, table[0][:20]], 120)
+    without = fit([*twice, twice[0][:50]], 60)
     assert spelled.worth[[0, 2, 3, 4, 6]] == pytest.approx(without.worth)
     assert spelled.worth[[1, 5]] == pytest.approx(without.worth[[0, 0]])
-    assert alone.stands == (0, 1, 2, 3)
-    assert not race.goes_on(spelled, 1, 0.0), "nothing is to be learned of it that its equal does not tell"
-    assert 5 not in race.promote(spelled, [90, 60, 90, 90, 90, 90, 20], [360] * 7, rng, n_examples=120, arms=7)
-    nearly = table[0].copy()
+    assert fit(list(twice), 60).stands == (0, 1, 2, 3)
+    promoted = race.promote(spelled, [120, 60, 120, 120, 120, 90, 50], [360] * 7, rng, arms=7)
+    assert set(promoted) == {0, 2, 3, 4, 6}
+    nearly = twice[0].copy()
     nearly[[3, 70]] = 1 - nearly[[3, 70]]
-    assert fit([table[0], nearly], 120).stands == (0, 1), "two of ninety differ"
-    lost = np.where(np.arange(90) == 5, np.nan, table[0])
-    assert fit([lost, lost], 120).stands == (0, 0)
+    assert fit([twice[0], nearly], 60).stands == (0, 1), "two of 120 differ"
+    lost = np.where(np.arange(120) == 5, np.nan, twice[0])
+    assert fit([lost, twice[0]], 60).stands == (0, 0)
+    few = np.where(np.arange(120) < 15, twice[0], np.nan)
+    assert fit([few, few], 60).stands == (0, 1), "nothing is known of most"
+
+
+def test_where_the_one_that_stands_for_others_cannot_win_another_one_does() -> None:
+    rng = np.random.default_rng(5)
+    table = binary(rng, np.array([0.8, 0.6]), examples=60, samples=2).transpose(0, 2, 1).reshape(2, 120)
+    field = fit([table[1], table[0], table[0][:60], table[0][:90]], 60)
+    assert field.stands == (0, 1, 1, 1)
+    left = field.among([0, 2, 3])
+    assert left.stands == (0, 1, 1)
+    assert left.worth == pytest.approx(field.worth[[0, 2, 3]])
+    assert left.covariance == pytest.approx(field.covariance[np.ix_([0, 2, 3], [0, 2, 3])])
+    assert set(race.promote(left, [120, 60, 90], [360] * 3, rng, arms=3)) == {0, 1}
 
 
 def test_a_study_finds_the_best_at_a_third_of_the_grids_calls() -> None:
@@ -217,7 +241,7 @@ def test_a_search_ends_when_going_on_is_not_worth_it() -> None:
 
 def test_the_prospect_is_the_expected_maximum() -> None:
     """Two arms with independent errors: E[max] - max E in closed form; unseen arms add to it."""
-    field = Field(np.zeros(2), np.diag([0.04, 0.04]), np.zeros(2), np.full(2, 0.2), 1.0, 0.2, 0.5, (0, 1))
+    field = Field(np.zeros(2), np.diag([0.04, 0.04]), np.zeros(2), np.full(2, 0.2), 1.0, 0.2, 0.5, 50, (0, 1))
     rng = np.random.default_rng(0)
     assert race.prospect(field, 0, 0, rng, draws=200_000).gain == pytest.approx(0.2 / np.sqrt(np.pi), rel=0.02)
     assert race.prospect(field, 0, 2, rng, draws=200_000).gain == pytest.approx(0.2 * 1.0294, rel=0.02)
