@@ -88,8 +88,8 @@ def promote(
     field: Field, lengths: Sequence[int], most: Sequence[int], rng: np.random.Generator, *, arms: int
 ) -> list[int]:
     """The arms that get the next examples: those whose next `step` is worth most for each call, at most `arms` of them,
-    none that has `most` scores already. None where no draw of the posterior has another one in front: there is nothing
-    left to choose.
+    none that has `most` scores already, or is in front in no draw of the posterior. None where nothing but the leader
+    ever is: there is nothing left to choose.
 
     What a step is worth is how much better the best expected worth will be after it, in expectation (the knowledge
     gradient; Frazier, Powell and Dayanik 2008). A chance of winning alone would not do: an arm of which much is known
@@ -100,7 +100,9 @@ def promote(
         return []
     draws = field.worth[:, None] + _root(field.covariance) @ rng.standard_normal((len(field.worth), 512))
     leader = field.stands[int(np.argmax(field.worth))]
-    if bool((draws[standing].argmax(axis=0) == standing.index(leader)).all()):
+    may_win = np.bincount(np.array(standing)[draws[standing].argmax(axis=0)], minlength=len(lengths)) > 0
+    may_win[leader] = True
+    if may_win.sum() == 1:
         return []
     more = np.array([max(min(step(n, field.n_examples), top - n), 0) for n, top in zip(lengths, most, strict=True)])
     known = np.array([1 / field.error(n) if n else 0.0 for n in lengths])
@@ -110,8 +112,7 @@ def promote(
     second = max((field.worth[k] for k in standing if k != leader), default=field.worth[leader])
     ahead = np.where(np.arange(len(more)) == leader, second, field.worth[leader])
     gain = log_expected_improvement(-np.abs(field.worth - ahead), moved, 0.0) - np.log(np.maximum(more, 1))
-    able = [k for k in standing if more[k] > 0]
-    return sorted(able, key=lambda k: -gain[k])[:arms]
+    return sorted((k for k in standing if more[k] > 0 and may_win[k]), key=lambda k: -gain[k])[:arms]
 
 
 def step(length: int, n_examples: int) -> int:

@@ -140,7 +140,7 @@ def test_what_finished_trials_scored_is_read_when_it_is_gone_by_and_not_before(t
             assert engine.requests == lost
 
     asyncio.run(recalled(0))
-    first = "SELECT id FROM genopt_generations WHERE phase = 'tune' AND sample = 0 LIMIT 1"
+    first = "SELECT generation_id FROM genopt_trial_rows ORDER BY rowid LIMIT 1"
     with closing(sqlite3.connect(tmp_path / "toy.db")) as connection:
         assert connection.execute(f"DELETE FROM genopt_generations WHERE id = ({first})").rowcount == 1
         connection.commit()
