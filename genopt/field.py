@@ -66,11 +66,13 @@ class Field:
                 first[self.stands[arm]] = place
         return self.at(arms, [first[self.stands[arm]] for arm in arms])
 
-    def error(self, scores: float) -> float:
-        """The variance of the mean of so many scores of an arm (at least 1), of which those beyond the examples are
-        replicates: they do not tell of examples that suit an arm by chance."""
+    def information(self, scores: int) -> float:
+        """What so many scores tell of an arm: one over the variance of their mean. Those beyond the examples are
+        replicates, which do not tell of examples that suit an arm by chance."""
+        if scores == 0:
+            return 0.0
         own = self.sampling**2
-        return max(self.noise**2 - own, 0.0) / min(scores, self.n_examples) + own / scores
+        return 1 / (max(self.noise**2 - own, 0.0) / min(scores, self.n_examples) + own / scores)
 
     def sd(self, arm: int, other: int) -> float:
         """Posterior sd of the difference of two arms."""

@@ -96,8 +96,6 @@ def promote(
     has little left to show, and one that saw a few unlucky examples has.
     """
     standing = sorted(set(field.stands))
-    if all(lengths[k] >= most[k] for k in standing):
-        return []
     draws = field.worth[:, None] + _root(field.covariance) @ rng.standard_normal((len(field.worth), 512))
     leader = field.stands[int(np.argmax(field.worth))]
     may_win = np.bincount(np.array(standing)[draws[standing].argmax(axis=0)], minlength=len(lengths)) > 0
@@ -105,11 +103,11 @@ def promote(
     if may_win.sum() == 1:
         return []
     more = np.array([max(min(step(n, field.n_examples), top - n), 0) for n, top in zip(lengths, most, strict=True)])
-    known = np.array([1 / field.error(n) if n else 0.0 for n in lengths])
-    then = np.array([1 / field.error(n + m) if n + m else 0.0 for n, m in zip(lengths, more, strict=True)])
-    before, after = 1 / (field.spread**-2 + known), 1 / (field.spread**-2 + then)
+    before, after = (
+        np.array([1 / (field.spread**-2 + field.information(n)) for n in upto]) for upto in (lengths, lengths + more)
+    )
     moved = np.sqrt(np.maximum(before - after, 1e-30))
-    second = max((field.worth[k] for k in standing if k != leader), default=field.worth[leader])
+    second = max(field.worth[k] for k in standing if k != leader)
     ahead = np.where(np.arange(len(more)) == leader, second, field.worth[leader])
     gain = log_expected_improvement(-np.abs(field.worth - ahead), moved, 0.0) - np.log(np.maximum(more, 1))
     return sorted((k for k in standing if more[k] > 0 and may_win[k]), key=lambda k: -gain[k])[:arms]

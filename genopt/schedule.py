@@ -156,13 +156,12 @@ async def run_study(
 
     async def lane(when_there_is_room: bool) -> None:
         nonlocal failures, over
-        waits, first = when_there_is_room, True
-        while (trial := await (ask_when_there_is_room(first=first) if waits else ask())) is not None:
-            waits, first = when_there_is_room, False  # who had a trial asks again: it may have been let go
+        first = True
+        while (trial := await (ask_when_there_is_room(first=first) if when_there_is_room else ask())) is not None:
+            first = False  # who had a trial asks again: it may have failed or been let go, and nobody else be left
             try:
                 await evaluate(trial)
             except Exception as error:
-                waits = False  # who failed asks next, for what failed may be asked again: nobody else need be left
                 failures += 1
                 await fail(trial, error)
                 if failures >= patience:

@@ -42,6 +42,7 @@ def test_every_observation_of_a_study_is_kept_and_counted(overhead: ModuleType, 
     assert marks[-1].rows == kept == count(tmp_path / "overhead.db", "genopt_scores")
     confirm = 2 * overhead.HOLDOUT
     assert count(tmp_path / "overhead.db", "genopt_generations WHERE phase = 'confirm'") == confirm
+    assert count(tmp_path / "overhead.db", "genopt_trial_rows") == 90
     again = marks[-1].rows - 90 - confirm
     assert 30 < again <= 3 * 30, "search, finalists and baseline, verdict"
     for before, after in pairwise(marks):
