@@ -41,10 +41,11 @@ SIZES: dict[str, dict[str, int]] = {
     "1b": {"hidden": 2048, "layers": 16, "heads": 32, "kv_heads": 8, "intermediate": 8192, "vocabulary": 32000},
     "8b": {"hidden": 4096, "layers": 32, "heads": 32, "kv_heads": 8, "intermediate": 14336, "vocabulary": 32000},
 }
-STUDIES: dict[str, dict[str, int]] = {  # on a GPU; long enough that its beginning and its end are not all there is
-    "cpu": {"tune": 60, "holdout": 30, "trials": 10, "length": 64},
+STUDIES: dict[str, dict[str, int]] = {  # long enough that its beginning and its end are not all there is
+    "cpu": {"tune": 100, "holdout": 50, "trials": 32, "length": 64},
     "gpu": {"tune": 200, "holdout": 100, "trials": 24, "length": 64},
 }
+FEWER = {"max_num_seqs": 64}  # a CPU is busy with 40; more than that only make the last ones of a phase wait longer
 DUMMY = ("8b",)
 TOKENS, CONFIGURATIONS, PREFIX, CONTEXT = 64, 16, 512, 1024
 ASKED: dict[str, Any] = {}  # options of the command line
@@ -346,10 +347,11 @@ def told(ratios: Sequence[float]) -> str:
 def study(model: Path, runs: int) -> None:
     """A study against one call."""
     ratios, last = [], {}
+    size, options = (STUDIES["gpu"], {}) if has_gpu() else (STUDIES["cpu"], FEWER)
     for _ in range(runs):
         with tempfile.TemporaryDirectory() as folder:
-            same = {"requests": f"{folder}/requests.json"}
-            ours = measure("study", model, **same, **STUDIES["gpu" if has_gpu() else "cpu"])
+            same = {"requests": f"{folder}/requests.json", "options": options}
+            ours = measure("study", model, **same, **size)
             theirs = measure("call", model, **same)
         assert ours["tokens"] == theirs["tokens"], (ours, theirs)
         ratios.append(rate(ours) / rate(theirs))

@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -107,21 +108,44 @@ def tokens_to(found: Curves) -> Iterator[str]:
                 yield f"| {table} | {wanted:.2f} | {policy} | {sign}{tokens:,.0f} | {sign}{share:.1%} | {times} |"
 
 
-def stopped(found: Curves, share: float = 0.35) -> Iterator[str]:
-    """What ending early saves and loses against the same studies, paired by seed."""
-    yield "| table | gain_below | studies | calls, % of the full grid | saved, % of the calls | regret lost, points |"
-    yield "|---|---|---|---|---|---|"
+@dataclass(frozen=True)
+class Early:
+    """Studies of one table that ended early, against the same studies without it, paired by seed."""
+
+    table: str
+    gain_below: str
+    studies: int
+    calls: Estimate
+    saved: Estimate
+    lost: Estimate
+
+
+def ended_early(found: Curves, share: float = 0.35) -> Iterator[Early]:
+    """What ending early saves (% of the calls) and loses (points of regret)."""
     for (table, policy), at in sorted(found.items()):
         if not policy.startswith(STOPPED):
             continue
         whole = {line["seed"]: line for line in found.get((table, "genopt"), {}).get(share, [])}
         pairs = [(line, whole[line["seed"]]) for line in at.get(share, []) if line["seed"] in whole]
         if pairs:
-            saved = mean([100 * (1 - early["share"] / late["share"]) for early, late in pairs])
-            lost = mean([early["regret"] - late["regret"] for early, late in pairs])
-            calls = mean([100 * early["share"] for early, _ in pairs])
-            cells = [f"{calls.value:.1f}", f"{saved.value:.0f} ±{saved.high - saved.value:.0f}", plus_minus(lost)]
-            yield f"| {table} | {policy.removeprefix(STOPPED)} | {len(pairs)} | " + " | ".join(cells) + " |"
+            yield Early(
+                table,
+                policy.removeprefix(STOPPED),
+                len(pairs),
+                calls=mean([100 * early["share"] for early, _ in pairs]),
+                saved=mean([100 * (1 - early["share"] / late["share"]) for early, late in pairs]),
+                lost=mean([early["regret"] - late["regret"] for early, late in pairs]),
+            )
+
+
+def stopped(found: Curves) -> Iterator[str]:
+    """The same as a table."""
+    yield "| table | gain_below | studies | calls, % of the full grid | saved, % of the calls | regret lost, points |"
+    yield "|---|---|---|---|---|---|"
+    for early in ended_early(found):
+        saved = f"{early.saved.value:.0f} ±{early.saved.high - early.saved.value:.0f}"
+        cells = [early.table, early.gain_below, str(early.studies), f"{early.calls.value:.1f}", saved]
+        yield "| " + " | ".join([*cells, plus_minus(early.lost)]) + " |"
 
 
 def false_claims(found: Curves) -> Iterator[str]:
@@ -152,12 +176,7 @@ def crossing(at: Mapping[float, Lines], wanted: float) -> tuple[float, float, bo
 
 def plot(found: Curves, quantity: str, path: Path) -> None:
     """Mean regret (or optimism) over the budget, a panel for each table."""
-    import matplotlib
-
-    matplotlib.use("svg")
-    from matplotlib import pyplot
-
-    matplotlib.rcParams["svg.fonttype"] = "none"  # texts as texts: small, and found by a search
+    pyplot = _pyplot()
     tables = sorted({table for table, _ in found if table != "flat" or quantity != "regret"})
     columns = 3
     rows = -(-len(tables) // columns)
@@ -192,11 +211,42 @@ def plot(found: Curves, quantity: str, path: Path) -> None:
     pyplot.close(shown)
 
 
+def plot_stopping(found: Curves, path: Path) -> None:
+    """Regret lost over calls saved, a line for each table, a point for each `gain_below`."""
+    pyplot = _pyplot()
+    shown, panel = pyplot.subplots(figsize=(7, 4))
+    every = list(ended_early(found))
+    for table in sorted({early.table for early in every}):
+        line = sorted((early for early in every if early.table == table), key=lambda early: float(early.gain_below))
+        x, y = ([getattr(early, name).value for early in line] for name in ("saved", "lost"))
+        halves = ([getattr(early, name).high - at for early, at in zip(line, values, strict=True)]
+                  for name, values in (("saved", x), ("lost", y)))  # fmt: skip
+        panel.errorbar(x, y, *reversed(list(halves)), marker="o", capsize=2, label=table)
+        for early, *place in zip(line, x, y, strict=True):
+            panel.annotate(early.gain_below, place, xytext=(4, 4), textcoords="offset points", fontsize=6)
+    panel.axhline(0, color="0.7", linewidth=0.8)
+    panel.set(xlabel="calls saved, %", ylabel="regret lost, points", title="stop_when, by gain_below")
+    panel.legend(fontsize=8)
+    shown.tight_layout()
+    shown.savefig(path, metadata={"Date": None})
+    pyplot.close(shown)
+
+
+def _pyplot() -> Any:
+    import matplotlib
+
+    matplotlib.use("svg")
+    from matplotlib import pyplot
+
+    matplotlib.rcParams["svg.fonttype"] = "none"  # texts as texts: small, and found by a search
+    return pyplot
+
+
 def main() -> None:
     """Print every table; draw the plots."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("results", type=Path)
-    parser.add_argument("--plots", type=Path, help="folder for search_regret.svg and search_optimism.svg")
+    parser.add_argument("--plots", type=Path, help="folder for the plots search_*.svg")
     parser.add_argument("--budgets", type=float, nargs="+", default=[0.1, 0.2, 0.35, 1.0])
     given = parser.parse_args()
     found = curves(given.results)
@@ -213,6 +263,7 @@ def main() -> None:
     if given.plots:
         for quantity in ("regret", "optimism"):
             plot(found, quantity, given.plots / f"search_{quantity}.svg")
+        plot_stopping(found, given.plots / "search_stopping.svg")
 
 
 if __name__ == "__main__":

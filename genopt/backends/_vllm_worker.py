@@ -18,7 +18,8 @@ from genopt.backends._vllm_queue import Job, Queue
 from genopt.errors import BackendError, GenoptError
 from genopt.types import Generation, Request
 
-_LINGER = 0.002  # seconds: requests come in bursts, and the first one is not to run alone
+_LINGER = 0.002  # seconds between two requests of one burst at most
+_BURST = 0.05  # seconds that a burst is waited for at most
 _DEATHS = 8  # in a row without a finished text, until the engine is given up
 _LONGEST_PAUSE = 60.0  # seconds before a new start
 
@@ -161,8 +162,20 @@ class Worker:
             if idle:
                 self._changed.wait_for(lambda: self._closing.is_set() or bool(self._arrived))
         if idle:
-            self._closing.wait(_LINGER)
+            self._gather()
         return not self._closing.is_set() and self._ended is None
+
+    def _gather(self) -> None:
+        """Wait for the requests that come now, until the slots are full or the burst is over: a step costs nearly as
+        much with a few, and one that begins with the first of them leaves the others a step behind for good."""
+        until = time.monotonic() + _BURST
+        slots = self._engine.slots if self._engine is not None else 1
+        room = slots - len(self._waiting) - len(self._inside)
+        with self._changed:
+            while (known := len(self._arrived)) < room:
+                more = self._changed.wait_for(lambda: len(self._arrived) > known or self._closing.is_set(), _LINGER)
+                if not more or self._closing.is_set() or time.monotonic() > until:
+                    return
 
     def _turn(self) -> None:
         """Let go of the cancelled, admit, and take one step."""
@@ -175,8 +188,11 @@ class Worker:
         if self._engine is not None:
             self._admit(self._engine)
             if self._inside:
-                for name, done in self._engine.step():
+                finished = self._engine.step()
+                for name, done in finished:
                     self._finish(name, done)
+                if len(finished) > self._engine.slots // 8:
+                    self._gather()  # who got a text asks for the next
 
     def _drain(self) -> Iterable[Job]:
         while self._cancelled:

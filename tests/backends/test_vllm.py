@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import threading
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import Any
 import pytest
 
 from genopt import checks
-from genopt.backends import _vllm_loading, make_backend
+from genopt.backends import _vllm_loading, _vllm_worker, make_backend
 from genopt.backends._vllm_options import beside, known_to, options_of, sharing, shown
 from genopt.backends._vllm_params import PARAMS, coerced, declared, defaults
 from genopt.backends._vllm_queue import Job, Queue
@@ -372,6 +373,33 @@ class TestWorker:
         engine.open.set()
         assert texts([*first, *more]) == ["first", "more", "again"]
         assert [running for kind, running in rig.notes if kind == "step"][:3] == [1, 1, 1]
+
+    def test_a_burst_runs_together_however_slowly_it_comes(self, rigs: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(_vllm_worker, "_LINGER", 10.0)
+        monkeypatch.setattr(_vllm_worker, "_BURST", 60.0)
+        rig = rigs(slots=4)
+        futures: list[Future[Generation]] = []
+
+        def go_on(done: Future[Generation]) -> None:
+            number = int(done.result().text.split()[1]) + 4
+            if number < 8:
+                threading.Timer(0.02 * number, lambda: futures.extend(rig.submit(f"row {number}"))).start()
+
+        for number in range(4):
+            time.sleep(0.02)
+            futures.extend(rig.submit(f"row {number}"))
+            futures[-1].add_done_callback(go_on)
+        assert texts(futures[:4]) == [f"row {n}" for n in range(4)]
+        while len(futures) < 8:
+            time.sleep(0.01)
+        assert sorted(texts(futures[4:])) == [f"row {n}" for n in range(4, 8)]
+        assert rig.notes[1:] == [("step", 4)] * 6, "four at once twice, and no step with fewer"
+
+    def test_a_burst_that_is_over_is_not_waited_for(self, rigs: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(_vllm_worker, "_BURST", 60.0)
+        rig = rigs(slots=64)
+        assert texts(rig.submit("one", "two")) == ["one", "two"]
+        assert sum(running for kind, running in rig.notes if kind == "step") == 6
 
     def test_an_engine_that_died_is_started_again_and_the_unfinished_run_again(self, rigs: Any) -> None:
         deaths = iter([True, True])
