@@ -10,14 +10,16 @@
     cancel  fifty times: 100 of 200 requests that run are cancelled; how long until the engine runs the others alone
 
 Needs an environment with genopt and vLLM. The models are Llamas with random weights, made on the spot; those of the 8b
-are made up by vLLM itself (load_format "dummy"). Every way has a process of its own; loading is not counted. On a CPU
-what counts are CPU-seconds, elsewhere seconds. `--option max_num_seqs=256` sets an option of vLLM on both sides.
+are made up by vLLM itself (load_format "dummy"). Every way has a process of its own, and they take turns; loading is
+not counted. On a CPU what counts are CPU-seconds, elsewhere seconds. `--option max_num_seqs=256` sets an option of vLLM
+on both sides.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import itertools
 import json
 import os
@@ -29,7 +31,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -215,27 +217,24 @@ def run_call(model: Path, given: Mapping[str, Any]) -> dict[str, Any]:
     return clock.read() | {"tokens": sum(len(one.outputs[0].token_ids) for one in done), "requests": len(done)}
 
 
-def run_apart(model: Path, given: Mapping[str, Any]) -> dict[str, Any]:
-    """One configuration after the other; per number of examples."""
+def run_apart(model: Path, given: Mapping[str, Any]) -> None:
+    """One configuration after the other, when it is the turn of so many examples."""
     llm, taken = peer(model, engine_options(**given["options"]))
-    found: dict[str, Any] = {}
-    for examples in given["examples"]:
+    for examples in turns():
         texts = prompts(model, examples, given["length"])
         calls = [taken([(text, chosen, n) for n, text in enumerate(texts)]) for chosen in configurations()]
         clock = Clock()
         clock.start()
         done = [one for ids, params in calls for one in llm.generate(ids, params, use_tqdm=False)]
-        found[str(examples)] = clock.read() | {"tokens": sum(len(one.outputs[0].token_ids) for one in done)}
-    return found
+        tell(clock.read() | {"tokens": sum(len(one.outputs[0].token_ids) for one in done)})
 
 
-def run_together(model: Path, given: Mapping[str, Any]) -> dict[str, Any]:
+def run_together(model: Path, given: Mapping[str, Any]) -> None:
     """All configurations at once, through the adapter; trial by trial, as a study submits them."""
     from genopt.types import Message, Request
 
-    async def work(generate: Any) -> dict[str, Any]:
-        found: dict[str, Any] = {}
-        for examples in given["examples"]:
+    async def work(backend: Any) -> None:
+        for examples in turns():
             texts = prompts(model, examples, given["length"])
             asked = [
                 Request((Message("user", text),), chosen, n, str(n))
@@ -244,21 +243,31 @@ def run_together(model: Path, given: Mapping[str, Any]) -> dict[str, Any]:
             ]
             clock = Clock()
             clock.start()
-            done = await asyncio.gather(*map(generate, asked))
-            found[str(examples)] = clock.read() | {"tokens": sum(one.completion_tokens for one in done)}
-        return found
+            done = await asyncio.gather(*map(backend.generate, asked))
+            tell(clock.read() | {"tokens": sum(one.completion_tokens for one in done)})
 
-    return opened(model, given, lambda backend: work(backend.generate))
+    opened(model, given, work)
 
 
-def opened(model: Path, given: Mapping[str, Any], work: Callable[[Any], Any]) -> dict[str, Any]:
+def turns() -> Iterator[int]:
+    """What the process that started this one asks for, once the engine is ready."""
+    tell({})
+    for line in sys.stdin:
+        yield int(line)
+
+
+def tell(found: Mapping[str, Any]) -> None:
+    print(json.dumps(found), flush=True)
+
+
+def opened(model: Path, given: Mapping[str, Any], work: Callable[[Any], Any]) -> Any:
     """What is found with the adapter's engine."""
     from genopt.backends.vllm import VllmBackend
 
-    async def session() -> dict[str, Any]:
+    async def session() -> Any:
         backend = VllmBackend(model=str(model), options={**engine_options(**given["options"]), "raw": True})
         await backend.open()
-        found: dict[str, Any] = await work(backend)
+        found = await work(backend)
         await backend.aclose()
         return found
 
@@ -317,7 +326,7 @@ def run_flips(model: Path, given: Mapping[str, Any]) -> dict[str, Any]:
     return opened(model, given, work)
 
 
-WAYS = {
+WAYS: dict[str, Callable[[Path, Mapping[str, Any]], Any]] = {
     "make": run_make, "study": run_study, "call": run_call, "apart": run_apart, "together": run_together,
     "flips": run_flips, "cancel": run_cancel,
 }  # fmt: skip
@@ -325,14 +334,44 @@ WAYS = {
 
 def measure(way: str, model: Path, **given: Any) -> dict[str, Any]:
     """One way in a process of its own."""
-    task = {"way": way, "model": str(model), **given, "options": {**ASKED, **given.get("options", {})}}
-    waiting = {} if has_gpu() else {"OMP_WAIT_POLICY": "PASSIVE"}
-    command = [sys.executable, "-W", "ignore", __file__, "--task", json.dumps(task)]
-    done = subprocess.run(command, env=waiting | dict(os.environ) | QUIET, capture_output=True, text=True)
+    command, env = started(way, model, **given)
+    done = subprocess.run(command, env=env, capture_output=True, text=True)
     if done.returncode:
-        raise SystemExit(f"{task}: {done.stdout[-2000:]}{done.stderr[-4000:]}")
+        raise SystemExit(f"{command[-1]}: {done.stdout[-2000:]}{done.stderr[-4000:]}")
     found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return found
+
+
+def alternate(ways: Sequence[str], model: Path, asked: Sequence[int], **given: Any) -> Iterator[list[dict[str, Any]]]:
+    """Ways in processes of their own that take turns, so that both have the same neighbours; one alone works."""
+    with contextlib.ExitStack() as stack:
+        processes = []
+        for way in ways:
+            command, env = started(way, model, **given)
+            process = subprocess.Popen(
+                command, env=env, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+            )
+            processes.append(stack.enter_context(process))
+            _answer(process)
+        for examples in asked:
+            yield [_answer(process, f"{examples}\n") for process in processes]
+
+
+def _answer(process: subprocess.Popen[str], question: str = "") -> dict[str, Any]:
+    assert process.stdin and process.stdout
+    process.stdin.write(question)
+    process.stdin.flush()
+    found: dict[str, Any] = json.loads(process.stdout.readline() or "null")
+    if found is None:
+        raise SystemExit(f"ended without an answer; by itself it says why: {process.args}")
+    return found
+
+
+def started(way: str, model: Path, **given: Any) -> tuple[list[str], dict[str, str]]:
+    """The command of a way, and its environment."""
+    task = {"way": way, "model": str(model), **given, "options": {**ASKED, **given.get("options", {})}}
+    waiting = {} if has_gpu() else {"OMP_WAIT_POLICY": "PASSIVE"}
+    return [sys.executable, "-W", "ignore", __file__, "--task", json.dumps(task)], waiting | dict(os.environ) | QUIET
 
 
 def rate(run: Mapping[str, float]) -> float:
@@ -345,28 +384,35 @@ def told(ratios: Sequence[float]) -> str:
 
 
 def study(model: Path, runs: int) -> None:
-    """A study against one call."""
-    ratios, last = [], {}
-    size, options = (STUDIES["gpu"], {}) if has_gpu() else (STUDIES["cpu"], FEWER)
-    for _ in range(runs):
-        with tempfile.TemporaryDirectory() as folder:
-            same = {"requests": f"{folder}/requests.json", "options": options}
-            ours = measure("study", model, **same, **size)
-            theirs = measure("call", model, **same)
-        assert ours["tokens"] == theirs["tokens"], (ours, theirs)
-        ratios.append(rate(ours) / rate(theirs))
-        last = {"genopt": ours, "LLM.generate": theirs}
-    for name, run in last.items():
-        print(f"| {name} | {run['requests']:,} | {run['tokens']:,} | {run['cpu']:.1f} | {run['wall']:.1f} |")
+    """Studies and the requests of each in one call, in turns. A study is told against the calls before and after it: a
+    machine is not as fast in one minute as in the next."""
+    size = STUDIES["gpu" if has_gpu() else "cpu"]
+    options: dict[str, Any] = {} if has_gpu() else FEWER
+    with tempfile.TemporaryDirectory() as folder:
+        same = {"requests": f"{folder}/requests.json", "options": options}
+        studies, calls = [], []
+        for _ in range(runs):
+            studies.append(measure("study", model, **same, **size))
+            calls.append(measure("call", model, **same))
+            assert studies[-1]["tokens"] == calls[-1]["tokens"], (studies, calls)
+    ratios = []
+    for n, ours in enumerate(studies):
+        beside = [rate(call) for call in calls[max(0, n - 1) : n + 1]]
+        ratios.append(rate(ours) / statistics.mean(beside))
+        for name, run in (("genopt", ours), ("LLM.generate", calls[n])):
+            print(f"| {name} | {run['requests']:,} | {run['tokens']:,} | {run['cpu']:.1f} | {run['wall']:.1f} |")
     print(f"tokens/s of genopt.optimize, times those of one LLM.generate: {told(ratios)}")
 
 
 def rung(model: Path, runs: int) -> None:
     """All configurations at once against one at a time."""
-    pairs = [[measure(way, model, examples=(8, 40), length=32) for way in ("together", "apart")] for _ in range(runs)]
-    for examples in ("8", "40"):
-        speeds = [round(statistics.median(rate(pair[side][examples]) for pair in pairs)) for side in (0, 1)]
-        ratios = [rate(ours[examples]) / rate(theirs[examples]) for ours, theirs in pairs]
+    options = {"kv_cache_memory_bytes": 2**33} if has_gpu() else {}  # two engines beside each other
+    rounds = [examples for examples in (8, 40) for _ in range(runs)]
+    pairs = list(alternate(("together", "apart"), model, rounds, length=32, options=options))
+    for examples in (8, 40):
+        of = [pair for asked, pair in zip(rounds, pairs, strict=True) if asked == examples]
+        speeds = [round(statistics.median(rate(pair[side]) for pair in of)) for side in (0, 1)]
+        ratios = [rate(ours) / rate(theirs) for ours, theirs in of]
         print(f"{examples} x {CONFIGURATIONS}: {speeds[0]:,} and {speeds[1]:,} tokens/s, {told(ratios)} times")
 
 
@@ -421,7 +467,8 @@ def main() -> None:
     given = parser.parse_args()
     if given.task:
         task = json.loads(given.task)
-        print(json.dumps(WAYS[task["way"]](Path(task["model"]), task)))
+        if (found := WAYS[task["way"]](Path(task["model"]), task)) is not None:
+            tell(found)
         return
     for option in given.option:
         name, _, value = option.partition("=")

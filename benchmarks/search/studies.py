@@ -58,13 +58,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("tables", nargs="*", default=names(), metavar="TABLE")
     parser.add_argument("--seeds", type=int, default=20)
+    parser.add_argument("--first", type=int, default=0, help="the first seed: processes can share the work")
     parser.add_argument("--budgets", type=float, nargs="+", default=[0.2, 0.35], help="shares of the full grid's calls")
     parser.add_argument("--results", type=Path, default=Path("results.jsonl"), help="where outcomes are added")
     parser.add_argument("--minutes", type=float, default=5.0, help="stop after so long; the same command goes on")
     given = parser.parse_args()
     until = time.monotonic() + 60 * given.minutes
     known = done(given.results)
-    for seed in range(given.seeds):
+    for seed in range(given.first, given.first + given.seeds):
         for name in given.tables:
             table = load(name)
             for share in given.budgets:
