@@ -247,7 +247,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("results", type=Path)
     parser.add_argument("--plots", type=Path, help="folder for the plots search_*.svg")
-    parser.add_argument("--budgets", type=float, nargs="+", default=[0.1, 0.2, 0.35, 1.0])
+    parser.add_argument("--budgets", type=float, nargs="+", default=[0.05, 0.1, 0.2, 0.35, 1.0])
     given = parser.parse_args()
     found = curves(given.results)
     print("\n".join(recorded()))
