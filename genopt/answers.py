@@ -16,7 +16,7 @@ from itertools import groupby
 from typing import Any, Literal
 
 from genopt.extract import numbers
-from genopt.metrics import mean_similarities, normalize, token_f1
+from genopt.metrics import answer_tokens, count_f1, mean_similarities, normalize
 from genopt.spec.answer import CONSISTENCY, AnswerSpec
 from genopt.tables import Row
 from genopt.types import Example, Params
@@ -153,7 +153,8 @@ def extracted(text: str, extract: str) -> str | None:
 def most_alike(texts: Sequence[str]) -> int:
     """The text with the highest mean token F1 to the others (minimum Bayes risk decoding, Eikema and Aziz 2020, arXiv
     2005.10283); of several the first."""
-    return highest([round(value, 12) for value in mean_similarities(list(texts), token_f1)])
+    alike = mean_similarities([answer_tokens(text) for text in texts], count_f1)
+    return highest([round(value, 12) for value in alike])
 
 
 def highest(values: Sequence[float | None]) -> int:

@@ -95,43 +95,21 @@ def f1(overlap: float, left: float, right: float) -> float:
 
 
 def count_f1(left: Counter[Any], right: Counter[Any]) -> float:
-    """F1 of two multisets."""
+    """F1 of two multisets: of answer tokens it is SQuAD's F1, of n-grams ROUGE-N."""
     if len(left) > len(right):
         left, right = right, left
     overlap = sum(min(count, right[item]) for item, count in left.items() if item in right)
     return f1(overlap, left.total(), right.total())
 
 
-def token_f1(text: str, reference: str) -> float:
-    """SQuAD's F1: shared words of the two normal forms, counted with their repetitions."""
-    return count_f1(answer_tokens(text), answer_tokens(reference))
-
-
 def lcs_f1(left: Sequence[str], right: Sequence[str]) -> float:
-    """F1 of the longest common subsequence of two token sequences (ROUGE-L, beta 1, one sentence)."""
+    """F1 of the longest common subsequence of two token sequences (of words ROUGE-L, beta 1, one sentence)."""
     return f1(LCSseq.similarity(left, right), len(left), len(right))
 
 
-def rouge_l(text: str, reference: str) -> float:
-    """ROUGE-L F1 over `words`, without stemming."""
-    return lcs_f1(words(text), words(reference))
-
-
 def ngram_counts(text: str, n: int) -> Counter[Tokens]:
-    """The word n-grams of a text with their counts."""
+    """The word n-grams of a text with their counts; a text of fewer than `n` words is one shorter n-gram."""
     return Counter(ngrams(words(text), n))
-
-
-def rouge_n(text: str, reference: str, n: int = 1) -> float:
-    """ROUGE-N F1 over `words`, without stemming. A text shorter than `n` words counts as one shorter n-gram."""
-    return count_f1(ngram_counts(text, n), ngram_counts(reference, n))
-
-
-def exact(text: str, reference: str, *, normalized: bool = True) -> float:
-    """1.0 when the texts are equal, in normal form or else but for the blanks around them; 0.0 otherwise."""
-    if normalized:
-        return float(normalize(text) == normalize(reference))
-    return float(text.strip() == reference.strip())
 
 
 def levenshtein(text: str, reference: str) -> float:

@@ -18,8 +18,8 @@ from dataclasses import replace
 from typing import Any
 
 from genopt.errors import BackendError
-from genopt.metrics import token_f1
 from genopt.types import BackendInfo, Domain, Generation, Range, Request, TokenLogprob
+from tests.scorers.helpers import token_f1
 from tests.toy import uniform
 
 BLOCK = re.compile(r"^<<([A-Z][A-Z ]*) ([0-9a-f]{12})>>\n(.*?)\n<<END \1 \2>>$", re.MULTILINE | re.DOTALL)

@@ -104,7 +104,7 @@ def complete(examples: Sequence[Example], anchors: Sequence[str], texts: Sequenc
 def overlap(examples: Sequence[Example], anchors: Sequence[str], texts: Sequence[str]) -> dict[str, Sequence[float]]:
     """ROUGE-L against the nearest reference, and the facts."""
     longest = [
-        max(metrics.rouge_l(text, reference) for reference in example.references)
+        max(metrics.lcs_f1(metrics.words(text), metrics.words(reference)) for reference in example.references)
         for example, text in zip(examples, texts, strict=True)
     ]
     return {"rouge_l": longest, "facts": facts(examples, texts)}

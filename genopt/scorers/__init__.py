@@ -17,9 +17,9 @@ from genopt.types import Scorer
 
 KINDS = {
     "exact_match": "genopt.scorers.text:ExactMatch",
-    "contains": "genopt.scorers.text:Contains",
-    "regex": "genopt.scorers.text:Regex",
-    "numeric": "genopt.scorers.text:Numeric",
+    "contains": "genopt.scorers.patterns:Contains",
+    "regex": "genopt.scorers.patterns:Regex",
+    "numeric": "genopt.scorers.patterns:Numeric",
     "token_f1": "genopt.scorers.text:TokenF1",
     "rouge_l": "genopt.scorers.text:RougeL",
     "rouge_n": "genopt.scorers.text:RougeN",

@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from typing import Literal
 
 from genopt import metrics
-from genopt.types import Example, Generation, Need, Score
+from genopt.scorers._plain import REPEATS, Plain
+from genopt.types import Example, Generation, Score
 
-REPEATS: frozenset[Need] = frozenset({"repeats"})
 _ALONE = "only one sample of this example was left to compare"
 
 
-class Diversity:
+class Diversity(Plain):
     """How different a sample is from the others of its example: 1 - mean similarity to them.
 
     Similarity is the Jaccard index of the sets of word n-grams; a text of fewer than `n` words has one shorter n-gram,
@@ -32,11 +32,8 @@ class Diversity:
         sets = [frozenset(metrics.ngrams(metrics.words(generation.text), self._n)) for generation in generations]
         return [Score(min(max(1 - mean, 0.0), 1.0)) for mean in metrics.mean_similarities(sets, metrics.jaccard)]
 
-    async def aclose(self) -> None:
-        """Nothing is held that needs closing."""
 
-
-class Distinct:
+class Distinct(Plain):
     """Distinct-n: different word n-grams over all n-grams in the samples of an example together (Li et al. 2016).
 
     Every sample gets the same score; samples without a word get 0. It falls with the length of the texts, so only
@@ -58,11 +55,8 @@ class Distinct:
             return [Score(0.0, "the samples hold no words")] * len(generations)
         return [Score(len(set(grams)) / len(grams))] * len(generations)
 
-    async def aclose(self) -> None:
-        """Nothing is held that needs closing."""
 
-
-class Consistency:
+class Consistency(Plain):
     """How alike a sample is to the others of its example: its mean token F1 with them, or the share it equals."""
 
     needs = REPEATS
@@ -82,6 +76,3 @@ class Consistency:
         else:
             means = metrics.mean_similarities([metrics.answer_tokens(text) for text in texts], metrics.count_f1)
         return [Score(min(mean, 1.0)) for mean in means]
-
-    async def aclose(self) -> None:
-        """Nothing is held that needs closing."""

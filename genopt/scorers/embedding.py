@@ -19,7 +19,8 @@ from genopt.errors import GenoptError, ScorerError
 from genopt.scorers._embed_local import LocalSource
 from genopt.scorers._embed_ollama import OllamaSource
 from genopt.scorers._embedded import Embedded, Source
-from genopt.types import Backend, BackendInfo, Example, Generation, Need, Score
+from genopt.scorers._plain import NO_REFERENCE, REFERENCES
+from genopt.types import Backend, BackendInfo, Example, Generation, Score
 
 KEPT_OUTPUTS = 20_000  # embeddings of model outputs kept in memory: 30 MB at 384 dimensions
 LEAST_FOR_FLOOR = 20  # different references that a mean similarity of unrelated texts is worth computing from
@@ -38,7 +39,7 @@ class Embedding:
     prompt), BackendError, ScorerError.
     """
 
-    needs: frozenset[Need] = frozenset({"references"})
+    needs = REFERENCES
 
     def __init__(
         self,
@@ -101,7 +102,7 @@ class Embedding:
     async def score(self, example: Example, generations: Sequence[Generation]) -> list[Score]:
         """One score per generation, None without a reference."""
         if not example.references:
-            return [Score(None, "the example has no reference")] * len(generations)
+            return [Score(None, NO_REFERENCE)] * len(generations)
         if self._rescale and self._floor is None:
             raise ScorerError(f"scorer {self.name!r} rescales and was not prepared with the study's examples")
         references = _solid(example.references)

@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from genopt.errors import ScorerError, SpecError
-from genopt.types import Example, Generation, Need, Score
+from genopt.scorers._plain import NOTHING, Plain
+from genopt.types import Example, Generation, Score
 
 _SLACK = 1e-9  # what rounding may add to a mean of ones
 
 
-class Function:
+class Function(Plain):
     """Scores with `function(example, text)`, which gives a number in [0, 1], (number, why) or a Score.
 
     None, NaN and infinity mean "could not be scored". A second parameter called `texts` receives all samples of the
@@ -24,7 +25,7 @@ class Function:
     cannot take two arguments; ScorerError when it raises or gives anything else.
     """
 
-    needs: frozenset[Need] = frozenset()
+    needs = NOTHING
 
     def __init__(self, *, name: str, function: Callable[..., Any]) -> None:
         self.name = name
@@ -91,9 +92,6 @@ class Function:
                 hint="divide by the largest possible score; where less is better, return 1 minus that",
             )
         return Score(min(max(number, 0.0), 1.0), why)
-
-    async def aclose(self) -> None:
-        """Nothing is held that needs closing."""
 
 
 def _named(function: Callable[..., Any]) -> str:

@@ -15,8 +15,9 @@ from typing import Any
 from genopt.scorers._judge_engine import digest
 from genopt.scorers._judge_items import LEVELS
 from genopt.scorers._judge_prompt import asked_in
+from genopt.scorers._plain import NOTHING, Plain
 from genopt.tables import judgment_row
-from genopt.types import Example, Generation, Judgment, Need, Score
+from genopt.types import Example, Generation, Judgment, Score
 
 WAITING, GRADED = "waiting", "a person"
 TELL_EVERY = 30.0  # seconds between lines that say how many texts wait
@@ -24,14 +25,14 @@ TELL_EVERY = 30.0  # seconds between lines that say how many texts wait
 Look = Callable[[], Awaitable[Mapping[str, Judgment]]]
 
 
-class Human:
+class Human(Plain):
     """Scores with the grade that a person gave, on [0, 1] from the lowest level to the highest.
 
     `remember` and `watch` come first: `score` then puts texts where `genopt grade` finds them, and returns once they
     are graded, which may take days; without them every score is missing. Equal texts of one example are graded once.
     """
 
-    needs: frozenset[Need] = frozenset()
+    needs = NOTHING
 
     def __init__(
         self,
@@ -87,9 +88,6 @@ class Human:
             judgment = self._known.get(key)
             found.append(Score(judgment.value, judgment.why) if judgment else Score(None, "no person has graded it"))
         return found
-
-    async def aclose(self) -> None:
-        """Nothing is held."""
 
     async def _graded(self, key: str) -> None:
         """Return once the text is graded, or nobody will be asked. One caller looks for all that wait."""

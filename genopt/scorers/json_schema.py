@@ -11,12 +11,13 @@ from jsonschema.validators import Draft202012Validator, validator_for
 
 from genopt import extract
 from genopt.errors import ScorerError, SpecError
-from genopt.types import Example, Generation, Need, Score
+from genopt.scorers._plain import NOTHING, Plain
+from genopt.types import Example, Generation, Score
 
 _DATA_KEYS = ("enum", "const", "default", "examples")
 
 
-class JsonSchema:
+class JsonSchema(Plain):
     """1 when the answer is JSON that the schema accepts (any JSON without one), 0 otherwise.
 
     Text around the JSON (a code fence, a sentence) is forgiven unless `strict`. With `partial` the score is the
@@ -24,7 +25,7 @@ class JsonSchema:
     counted as failed when they all are but the rest of the answer is not. Raises SpecError for a wrong schema.
     """
 
-    needs: frozenset[Need] = frozenset()
+    needs = NOTHING
 
     def __init__(
         self, *, name: str, schema: Mapping[str, Any] | None = None, partial: bool = False, strict: bool = False
@@ -62,9 +63,6 @@ class JsonSchema:
         broken = {error.path[0] for error in errors if error.path}
         good = sum(name in value and name not in broken for name in self._properties)
         return good / max(len(self._properties), good + 1)
-
-    async def aclose(self) -> None:
-        """Nothing is held that needs closing."""
 
 
 def checked_schema(schema: dict[str, Any], where: str) -> dict[str, Any]:

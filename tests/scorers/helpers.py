@@ -1,4 +1,5 @@
-"""Makes examples and generations for the tests of scorers. The laws every scorer keeps are in `obeys`."""
+"""Makes examples and generations for the tests of scorers, and the similarities that some of them put together from the
+metrics. The laws every scorer keeps are in `obeys`."""
 
 from __future__ import annotations
 
@@ -6,6 +7,7 @@ import asyncio
 from collections.abc import Sequence
 from typing import Any
 
+from genopt import metrics
 from genopt.types import Example, Generation, Score, Scorer
 
 ODD_TEXTS = ("", "  \n", "plain words", "猫が好き", "🙂", "{}", "-1.5%", "a|b", "\N{ZERO WIDTH SPACE}", "x" * 5000)
@@ -44,3 +46,23 @@ def obeys(scorer: Scorer, given: Example, texts: Sequence[str] = ODD_TEXTS) -> N
     assert scores(scorer, given) == []
     asyncio.run(scorer.aclose())
     asyncio.run(scorer.aclose())
+
+
+def exact(text: str, reference: str) -> float:
+    """1 for equal normal forms, as ExactMatch and Consistency have it."""
+    return float(metrics.normalize(text) == metrics.normalize(reference))
+
+
+def token_f1(text: str, reference: str) -> float:
+    """F1 of the answers' tokens, as TokenF1 and Consistency have it."""
+    return metrics.count_f1(metrics.answer_tokens(text), metrics.answer_tokens(reference))
+
+
+def rouge_n(text: str, reference: str, n: int = 1) -> float:
+    """F1 of the n-grams, as RougeN has it."""
+    return metrics.count_f1(metrics.ngram_counts(text, n), metrics.ngram_counts(reference, n))
+
+
+def rouge_l(text: str, reference: str) -> float:
+    """F1 of the longest common subsequence of words, as RougeL has it."""
+    return metrics.lcs_f1(metrics.words(text), metrics.words(reference))

@@ -4,7 +4,7 @@ import importlib.util
 
 import pytest
 
-from genopt.scorers import diversity, function, json_schema, text
+from genopt.scorers import diversity, function, json_schema, patterns, text
 from genopt.scorers.embedding import Embedding
 from genopt.testing import ScorerContract
 from genopt.types import Scorer
@@ -16,9 +16,9 @@ async def right(example, answer):
 
 MAKERS = {
     "exact_match": lambda: text.ExactMatch(name="s"),
-    "contains": lambda: text.Contains(name="s"),
-    "regex": lambda: text.Regex(name="s", pattern=r"\d+", group=0),
-    "numeric": lambda: text.Numeric(name="s"),
+    "contains": lambda: patterns.Contains(name="s"),
+    "regex": lambda: patterns.Regex(name="s", pattern=r"\d+", group=0),
+    "numeric": lambda: patterns.Numeric(name="s"),
     "token_f1": lambda: text.TokenF1(name="s"),
     "rouge_l": lambda: text.RougeL(name="s"),
     "rouge_n": lambda: text.RougeN(name="s"),
