@@ -1,10 +1,12 @@
-"""Owns counting what a study costs while it runs. Knows no budget and stops nothing."""
+"""Owns counting what a study costs while it runs, whoever works on it. Knows no budget and stops nothing."""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+from genopt.leases import Spent, Worker, worked
 from genopt.types import Generation, Phase
 
 
@@ -57,3 +59,30 @@ class Rate:
         then, generations, tokens = self.marks[0]
         elapsed = max(now - then, 1e-6)
         return (meter.here - generations) / elapsed, (meter.tokens_here - tokens) / elapsed
+
+
+class Account:
+    """What the worker `me` knows of what all have spent: generations and tokens on its meter, and the time."""
+
+    def __init__(self, meter: Meter, me: str, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._meter, self._me, self._clock = meter, me, clock
+        self._before, self._started = 0.0, clock()
+        self._paid = Spent()  # by the others, as far as the meter has it
+
+    def elapsed(self) -> float:
+        """Seconds in which anybody worked on the study, until now."""
+        return self._before + self._clock() - self._started
+
+    def count(self, workers: Sequence[Worker]) -> None:
+        """Put on the meter what others have paid since it was last looked up, and on the clock when they worked without
+        this one: hours are the study's, however many share them."""
+        others = [worker for worker in workers if worker.id != self._me]
+        me = next((worker for worker in workers if worker.id == self._me), None)
+        if me is not None:
+            own, now = self._clock() - self._started, me.heartbeat + me.age
+            self._before = worked([(now - own, now), *(worker.span for worker in others)]) - own
+        paid = sum((worker.paid for worker in others), Spent())
+        new, self._paid = paid - self._paid, paid
+        self._meter.search_generations += new.search_generations
+        self._meter.confirm_generations += new.confirm_generations
+        self._meter.tokens += new.tokens

@@ -1,4 +1,4 @@
-"""Owns the running state of one open study: who measures, what is known so far, what it has cost.
+"""Owns the running state of one open study: who measures, and what is known so far. What it has cost is meter.py's.
 
 One thread owns Optuna and all reads of the database; the writer's thread owns all writes of rows; the event loop owns
 everything else.
@@ -16,9 +16,9 @@ from typing import Any, TypeVar
 
 from genopt.database import PATIENCE, Patience
 from genopt.events import Listener, Note, Stage
-from genopt.leases import LEASE, Spent, Worker, worked
+from genopt.leases import LEASE
 from genopt.liveness import as_worker
-from genopt.meter import Meter
+from genopt.meter import Account, Meter
 from genopt.plan import Plan
 from genopt.progress import Ticker
 from genopt.recall import Known, known_from, recalled
@@ -51,7 +51,6 @@ class Session:
         self._recalling = asyncio.Lock()
         self._others: list[tuple[str, float, bool]] | None = None
         self._looked = -math.inf
-        self._paid = Spent()  # by the others, as far as the meter has it
         self.worker = as_worker(lease)
         self.patience = Patience(plan.spec.url, seconds=wait, tell=self._warn)
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -63,8 +62,8 @@ class Session:
         self.observer: Observer
         self.crew: Crew
         self.meter = Meter()
+        self.account = Account(self.meter, self.worker.id)
         self.ticker = Ticker(plan, self.meter, emit, best=self.best, known=self.known, elapsed=self.elapsed)
-        self.elapsed_before, self.started = 0.0, time.monotonic()
 
     async def db(self, action: Callable[..., T], *args: Any, **kwargs: Any) -> T:
         """Run something on the thread that owns the database, again while it is away: it must bear that."""
@@ -106,7 +105,7 @@ class Session:
         await self.db((leases := self.store.leases).join, self.worker, self.study.id)
         self.writer = Writer(spec.url, me.id, beat=me.beat, wait=self.patience.seconds, tell=self._warn)
         self.crew = Crew(self.db, leases, self.study, self.worker, self.writer, self.note)
-        self._count(await self.db(leases.workers, self.study.id))
+        self.account.count(await self.db(leases.workers, self.study.id))
 
     async def start(self) -> None:
         """Begin to work: the observer, what dead workers left, what is known."""
@@ -129,7 +128,7 @@ class Session:
             return
         self._looked = time.monotonic()
         workers = await self.crew.look()
-        self._count(workers)
+        self.account.count(workers)
         others = [(worker.id, worker.heartbeat, worker.closed) for worker in workers if worker.id != self.worker.id]
         if others == self._others and all(closed for *_, closed in others):
             return
@@ -177,20 +176,6 @@ class Session:
         key, whole = evaluation.config.key, len(evaluation.cells) >= len(evaluation.examples)
         self.parked.pop(key, None)
         (self.evaluations if whole else self.parked)[key] = evaluation
-
-    def _count(self, workers: Sequence[Worker]) -> None:
-        """Put on the meter what others have paid since it was last looked up, and on the clock when they worked without
-        this one: hours are the study's, however many share them."""
-        others = [worker for worker in workers if worker.id != self.worker.id]
-        me = next((worker for worker in workers if worker.id == self.worker.id), None)
-        if me is not None:
-            own, now = time.monotonic() - self.started, me.heartbeat + me.age
-            self.elapsed_before = worked([(now - own, now), *(worker.span for worker in others)]) - own
-        paid = sum((worker.paid for worker in others), Spent())
-        new, self._paid = paid - self._paid, paid
-        self.meter.search_generations += new.search_generations
-        self.meter.confirm_generations += new.confirm_generations
-        self.meter.tokens += new.tokens
 
     def _warn(self, text: str) -> None:
         """A warning from another thread."""
@@ -293,7 +278,7 @@ class Session:
 
     def elapsed(self) -> float:
         """Seconds in which anybody worked on this study, until now."""
-        return self.elapsed_before + time.monotonic() - self.started
+        return self.account.elapsed()
 
     def enter(self, stage: Stage, detail: str = "", planned: int = 0) -> None:
         """Tell listeners, and who looks at the workers, that a stage begins."""

@@ -7,14 +7,13 @@ import sqlite3
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
 from genopt.errors import BackendError
-from genopt.leases import LEASE, Worker, worked
+from genopt.leases import LEASE
 from genopt.liveness import alive, as_worker
 from genopt.trial import Configuration, Evaluation
 from genopt.types import Params
@@ -43,49 +42,6 @@ def test_what_is_stored_is_not_generated_again(tmp_path: Path) -> None:
     assert made_again == 0
     assert np.array_equal(before.utility(), after.utility())
     assert 0 < before.utility().mean() < 1
-
-
-@pytest.mark.parametrize(
-    ("spans", "seconds"),
-    [
-        ([], 0),
-        ([(10, 40)], 30),
-        ([(0, 7200)] * 8, 7200),
-        ([(0, 100), (50, 120), (60, 70)], 120),
-        ([(500, 600), (0, 100)], 200),
-        ([(0, 100), (80, 60)], 100),
-    ],
-)
-def test_hours_are_those_in_which_anybody_worked(spans: list[tuple[float, float]], seconds: float) -> None:
-    """One alone, eight side by side, some that overlap, a pause between two, and a clock that was set back."""
-    assert worked(spans) == seconds
-
-
-def test_the_clock_of_a_study_goes_on_once_however_many_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    clock = {"here": 5000.0}
-
-    def workers(session: Any, *others: tuple[float, float]) -> list[Worker]:
-        """This one, heard of four seconds ago, and others; the database's clock is an hour ahead of the one here."""
-        me = Worker(session.worker.id, "h", "p", started=8000.0, heartbeat=clock["here"] + 3596, age=4.0)
-        return [me, *(Worker(f"w{n}", "h", "p", *span) for n, span in enumerate(others))]
-
-    async def check() -> None:
-        async with opened(study(tmp_path), tmp_path) as (_, session, _):
-            monkeypatch.setattr("genopt.session.time", SimpleNamespace(monotonic=lambda: clock["here"]))
-            session.started = 4400.0
-            session._count(workers(session))
-            assert session.elapsed() == 600
-            session._count(workers(session, (8000.0, 8590.0), (8100.0, 8600.0)))
-            assert session.elapsed() == 600, "side by side with this one"
-            session._count(workers(session, (7000.0, 8590.0), (2000.0, 2300.0)))
-            assert session.elapsed() == 600 + 1000 + 300, "before this one came, and days ago"
-            clock["here"] += 60
-            assert session.elapsed() == 1960
-            session._count(workers(session, (7000.0, 8655.0), (2000.0, 2300.0)))
-            assert session.elapsed() == 1960
-            monkeypatch.undo()
-
-    asyncio.run(check())
 
 
 def test_a_replicate_is_fresh_but_for_greedy_configurations(tmp_path: Path) -> None:
