@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -25,6 +24,7 @@ from genopt.spec.read import hint, read_study
 from genopt.stats import interval, mean_se
 from genopt.trial import Configuration, Evaluation, Memory, Observation, Observer
 from genopt.types import Example
+from genopt.words import finite
 
 
 class _Nowhere:
@@ -214,11 +214,9 @@ async def _measure(
             "references": list(example.references),
             "outputs": [row.generation.text for row in samples],
             "finish": [row.generation.finish for row in samples],
-            "metrics": {
-                k: v if math.isfinite(v) else None  # JSON knows no NaN
-                for k, v in observation.metrics.items()
-                if k in plan.scorers or k == "completion_tokens"
-            },
+            "metrics": finite(
+                {k: v for k, v in observation.metrics.items() if k in plan.scorers or k == "completion_tokens"}
+            ),
             "why": {
                 name: [row.scores[key].why for row in samples if key in row.scores]
                 for name, key in plan.scorer_keys.items()

@@ -17,6 +17,7 @@ from genopt.stats import mean_se
 from genopt.study import Asked
 from genopt.trial import MAX_MISSING, Evaluation
 from genopt.types import Params
+from genopt.words import finite
 
 
 def known_of(session: Session, number: int | None, evaluation: Evaluation, estimate: float) -> Known:
@@ -124,16 +125,3 @@ def announce(
 ) -> None:
     mean, se, n = (known.mean, known.se, known.n) if known else (math.nan, math.nan, 0)
     session.emit(TrialDone(number, params, mean, se, n, len(session.plan.tune), outcome, best, why, baseline))
-
-
-def finite(outcome: dict[str, Any]) -> dict[str, Any]:
-    """JSON knows no NaN and no infinity."""
-    return {k: _plain_number(v) for k, v in outcome.items()}
-
-
-def _plain_number(value: Any) -> Any:
-    if isinstance(value, dict):
-        return finite(value)
-    if isinstance(value, (list, tuple)):
-        return [_plain_number(each) for each in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

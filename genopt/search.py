@@ -16,13 +16,14 @@ from genopt.desk import Desk, Job
 from genopt.errors import BackendError, StudyError
 from genopt.finals import standing
 from genopt.fronts import SURE
-from genopt.outcomes import adjusted, announce, finite, known_of, outcome_of, tell
+from genopt.outcomes import adjusted, announce, known_of, outcome_of, tell
 from genopt.racing import levels
 from genopt.schedule import run_study
 from genopt.session import Session
 from genopt.starts import enqueue_starts
 from genopt.stats import UNBOUNDED, expected_sd_of_difference, minimum_detectable_effect
 from genopt.trial import Configuration, Evaluation, mean_of
+from genopt.words import finite
 from genopt.workers import TakenOver
 
 

@@ -1,4 +1,4 @@
-"""Owns how single things are put for people: times, scores, parameters, and texts that a terminal only prints."""
+"""Owns how single things are put: times, scores, parameters for people, texts that a terminal only prints, JSON."""
 
 from __future__ import annotations
 
@@ -48,6 +48,19 @@ def safe(text: str) -> str:
     return "".join(
         c if c in "\n\t" or unicodedata.category(c) not in ("Cc", "Cf", "Cs") else f"\\u{ord(c):04x}" for c in text
     )
+
+
+def finite(record: Mapping[str, Any]) -> dict[str, Any]:
+    """The record as JSON has it, which knows no NaN and no infinity: they are null."""
+    return {name: _finite(value) for name, value in record.items()}
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return finite(value)
+    if isinstance(value, (list, tuple)):
+        return [_finite(each) for each in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def json_text(value: Any, *, indent: int | None = None) -> str:

@@ -21,7 +21,7 @@ from genopt.schedule import gather
 from genopt.scorers.judge import Judge
 from genopt.scorers.pair import prefer
 from genopt.types import Example, Generation, Judgment
-from genopt.words import safe
+from genopt.words import finite, safe
 
 LEVEL = 0.01
 ROWS, FEWEST = 20, 5
@@ -73,15 +73,7 @@ class Exam:
 
     def to_json(self) -> dict[str, Any]:
         """All of it as plain JSON; what is unknown is null."""
-
-        def plain(value: Any) -> Any:
-            if isinstance(value, dict):
-                return {name: plain(each) for name, each in value.items()}
-            if isinstance(value, (list, tuple)):
-                return [plain(each) for each in value]
-            return None if isinstance(value, float) and not math.isfinite(value) else value
-
-        return {**plain(asdict(self)), "passed": self.passed}
+        return {**finite(asdict(self)), "passed": self.passed}
 
     @classmethod
     def from_json(cls, stored: Mapping[str, Any]) -> Exam:

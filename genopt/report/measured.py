@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from genopt.spec.outside import code_named, sent_to
 from genopt.types import Domain, Params
-from genopt.words import bound, brief, duration, safe, value_text
+from genopt.words import bound, brief, duration, finite, safe, value_text
 
 if TYPE_CHECKING:
     from genopt.evaluation import Checked, Measured
@@ -94,10 +94,7 @@ def measured_json(measured: Measured) -> dict[str, Any]:
     return {
         "params": params,
         "examples": measured.examples,
-        "metrics": {
-            name: {k: v if math.isfinite(v) else None for k, v in found.items()}
-            for name, found in measured.metrics.items()
-        },
+        "metrics": finite(measured.metrics),
     }
 
 

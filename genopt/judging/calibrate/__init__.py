@@ -14,6 +14,7 @@ from genopt.archive import Archive
 from genopt.errors import SpecError
 from genopt.judging.labels import Label, Labels
 from genopt.store import Store
+from genopt.words import finite
 
 ENOUGH = 3  # labels of an annotator, below which a rank correlation says nothing
 
@@ -96,8 +97,7 @@ class Calibration:
 
     def to_json(self) -> dict[str, Any]:
         """All of it as plain JSON; what is unknown is null."""
-        plain: dict[str, Any] = _plain(asdict(self))
-        return plain
+        return finite(asdict(self))
 
 
 def scores_in(labels: Labels) -> Judged:
@@ -274,12 +274,3 @@ def _of(groups: Sequence[Rows], chosen: Rows) -> Rows:
 
 def _mean(values: Floats) -> float:
     return float(values.mean()) if values.size else math.nan
-
-
-def _plain(value: Any) -> Any:
-    """The value as JSON has it: NaN is null."""
-    if isinstance(value, dict):
-        return {name: _plain(each) for name, each in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(each) for each in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
