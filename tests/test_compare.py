@@ -14,11 +14,12 @@ from scipy import stats as scipy_stats
 
 from genopt.archive import load
 from genopt.compare import Comparison, Output, Side, compare, mcnemar_exact
-from genopt.compare.blind import append, label, order, preference, recall
+from genopt.compare.blind import label, order, preference, recall
 from genopt.compare.page import html_page
 from genopt.compare.sides import from_file, sides
 from genopt.compare.text import pair_text, summary
 from genopt.errors import SpecError
+from genopt.judging.labels import append
 from tests.studies import run
 from tests.toy import study
 

@@ -108,6 +108,7 @@ def _read_blind(found: Comparison, path: Path, annotator: str) -> None:
     """Show both texts of every row that is not labelled yet, in an order that tells nothing, and keep the choice."""
     from genopt.cli import _ask
     from genopt.compare import blind
+    from genopt.judging import labels
 
     known = blind.recall(path, found, annotator)
     waiting = [(pair, b_first) for pair, b_first in blind.order(found) if pair.id not in known]
@@ -124,7 +125,7 @@ def _read_blind(found: Comparison, path: Path, annotator: str) -> None:
             break
         if answer in choices:
             known[pair.id] = choices[answer]
-            blind.append(path, blind.label(found, pair, choices[answer], annotator))
+            labels.append(path, blind.label(found, pair, choices[answer], annotator), option="--labels")
     said = blind.preference(known.values())
     if said is None:
         click.echo("Nothing was chosen.")

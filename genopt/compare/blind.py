@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -70,15 +70,6 @@ def label(found: Comparison, pair: Pair, choice: Choice, annotator: str) -> dict
         "output_a": pair.a.text,
         "output_b": pair.b.text,
     }
-
-
-def append(path: Path, row: Mapping[str, Any]) -> None:
-    """Add one label to the file. Raises SpecError when it cannot be written."""
-    try:
-        with path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(row, ensure_ascii=False) + "\n")
-    except OSError as error:
-        raise SpecError(f"--labels {path}: cannot be written ({error.strerror}). Name another file") from None
 
 
 def recall(path: Path, found: Comparison, annotator: str) -> dict[str, Choice]:

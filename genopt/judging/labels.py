@@ -90,13 +90,13 @@ def read(path: str, *, scores: bool = False) -> Labels:
     return Labels(tuple(kept.values()), low, high)
 
 
-def append(path: Path, row: Mapping[str, Any]) -> None:
-    """Add one label to a JSONL file. Raises SpecError when it cannot be written."""
+def append(path: Path, row: Mapping[str, Any], *, option: str = "-o") -> None:
+    """Add one label to the JSONL file that `option` named. Raises SpecError when it cannot be written."""
     try:
         with path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(row, ensure_ascii=False) + "\n")
     except OSError as error:
-        raise SpecError(f"-o {path}: cannot be written ({error.strerror}). Name another file") from None
+        raise SpecError(f"{option} {path}: cannot be written ({error.strerror}). Name another file") from None
 
 
 def _label(row: Mapping[str, Any], where: str, unnamed: str) -> Label:
