@@ -11,7 +11,8 @@ import pytest
 
 from genopt.agreement import spearman
 from genopt.errors import SpecError
-from genopt.rescore import Rescored, rescore_async, rescored_text
+from genopt.report.rescored import rescored_text
+from genopt.rescore import Rescored, rescore_async
 from genopt.runner import optimize
 from genopt.spec.read import make_study, read_scorer
 from tests import judges

@@ -24,7 +24,8 @@ def rescore(study: str, written: str, name: str, as_json: bool) -> int:
     genopt rescore study.toml --scorer '{kind = "judge", rubric = "Is every claim in the reference?"}'
     genopt rescore sqlite:///support.db#support-answers --scorer rouge_l
     """
-    from genopt.rescore import rescore_async, rescored_json, rescored_text
+    from genopt.report.rescored import rescored_json, rescored_text
+    from genopt.rescore import rescore_async
     from genopt.spec.read import read_scorer
 
     try:
