@@ -6,8 +6,10 @@ import json
 import sqlite3
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import date
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +60,13 @@ def query(url: str, sql: str) -> list[tuple[Any, ...]]:
         return connection.execute(sql).fetchall()
     finally:
         connection.close()
+
+
+def side_by_side(*works: Callable[[], None]) -> None:
+    """Run them at once, each in a thread of its own; what one raises is raised here."""
+    with ThreadPoolExecutor(len(works)) as pool:
+        for done in [pool.submit(work) for work in works]:
+            done.result(30)
 
 
 # --- rows
@@ -298,28 +307,19 @@ def test_a_failed_write_leaves_nothing_behind(store: Store, url: str) -> None:
 
 
 def test_two_writers_wait_for_each_other(url: str) -> None:
-    errors: list[BaseException] = []
     ready = threading.Barrier(2)
 
     def work(name: str) -> None:
-        try:
-            ready.wait()  # both make the tables of a new file at once
-            mine = Store(url)
-            mine.create()
-            for i in range(200):
-                if i % 20 == 0:
-                    mine.spent(1)
-                mine.write({"genopt_generations": [row(f"{name}{i}")]})
-            mine.close()
-        except BaseException as error:
-            errors.append(error)
+        ready.wait()  # both make the tables of a new file at once
+        mine = Store(url)
+        mine.create()
+        for i in range(200):
+            if i % 20 == 0:
+                mine.spent(1)
+            mine.write({"genopt_generations": [row(f"{name}{i}")]})
+        mine.close()
 
-    threads = [threading.Thread(target=work, args=(name,)) for name in "ab"]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(30)
-    assert not errors
+    side_by_side(partial(work, "a"), partial(work, "b"))
     assert query(url, "SELECT count(*) FROM genopt_generations") == [(400,)]
 
 
@@ -327,25 +327,16 @@ def test_reading_and_then_writing_in_one_transaction_works_side_by_side(url: str
     # two connections that read first and write then: without BEGIN IMMEDIATE one of them fails
     first, second, table = Store(url), Store(url), metadata.tables["genopt_generations"]
     first.create()
-    errors: list[BaseException] = []
 
     def work(store: Store, name: str) -> None:
-        try:
-            for i in range(60):
-                with store._engine.begin() as connection:
-                    connection.execute(sa.select(sa.func.count()).select_from(table)).scalar()
-                    insert(connection, table, [row(f"{name}{i}")])
-        except BaseException as error:
-            errors.append(error)
+        for i in range(60):
+            with store._engine.begin() as connection:
+                connection.execute(sa.select(sa.func.count()).select_from(table)).scalar()
+                insert(connection, table, [row(f"{name}{i}")])
 
-    threads = [threading.Thread(target=work, args=(store, name)) for store, name in ((first, "a"), (second, "b"))]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(30)
+    side_by_side(partial(work, first, "a"), partial(work, second, "b"))
     first.close()
     second.close()
-    assert not errors
 
 
 @pytest.mark.parametrize(
@@ -428,23 +419,14 @@ def test_postgresql_keeps_rows_as_sqlite_does(postgres: str) -> None:
 def test_postgresql_takes_two_writers_of_the_same_rows(postgres: str) -> None:
     store = Store(postgres)
     store.create()
-    errors: list[BaseException] = []
 
     def work(name: str) -> None:
-        try:
-            mine = Store(postgres)
-            for i in range(100):
-                mine.write({"genopt_generations": [row(f"same{i}", study=7), row(f"{name}{i}", study=7)]})
-            mine.close()
-        except BaseException as error:
-            errors.append(error)
+        mine = Store(postgres)
+        for i in range(100):
+            mine.write({"genopt_generations": [row(f"same{i}", study=7), row(f"{name}{i}", study=7)]})
+        mine.close()
 
-    threads = [threading.Thread(target=work, args=(name,)) for name in "ab"]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(30)
-    assert not errors
+    side_by_side(partial(work, "a"), partial(work, "b"))
     assert store.spent(7).generations == 300
     store.close()
 

@@ -37,16 +37,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("models")
 
 
-@pytest.fixture(scope="module")
-def llama(folder: Path) -> Path:
-    return tiny_models.make_llama(folder / "llama")
-
-
-@pytest.fixture(scope="module")
-def t5(folder: Path) -> Path:
-    return tiny_models.make_t5(folder / "t5")
-
-
 class TestLlama(BackendContract):
     @pytest.fixture(autouse=True)
     def _model(self, llama: Path) -> None:

@@ -24,16 +24,6 @@ from genopt.backends.transformers import TransformersBackend
 
 
 @pytest.fixture(scope="module")
-def llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_models.make_llama(tmp_path_factory.mktemp("models") / "llama")
-
-
-@pytest.fixture(scope="module")
-def t5(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_models.make_t5(tmp_path_factory.mktemp("models") / "t5")
-
-
-@pytest.fixture(scope="module")
 def cramped(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model whose context ends many texts."""
     return tiny_models.make_llama(tmp_path_factory.mktemp("models") / "cramped", context=64)

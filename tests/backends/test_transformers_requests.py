@@ -32,16 +32,6 @@ from genopt.backends.transformers import TransformersBackend  # noqa: E402
 VERDICTS = ("yes", "no", "not known", "not known at all")
 
 
-@pytest.fixture(scope="module")
-def llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_models.make_llama(tmp_path_factory.mktemp("models") / "llama")
-
-
-@pytest.fixture(scope="module")
-def t5(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_models.make_t5(tmp_path_factory.mktemp("models") / "t5")
-
-
 def asking(request: Request, **changes: Any) -> Request:
     return dataclasses.replace(request, **changes)
 

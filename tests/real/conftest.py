@@ -1,4 +1,4 @@
-"""Engines that the real tests share: started once, ended with the session."""
+"""An engine and a browser that real tests share: started when they are needed, ended with the session or the file."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.real import engines
+from tests.real.browser import Browser, chromium, chromium_program
 
 QUICKSTART = Path(__file__).resolve().parents[2] / "studies" / "quickstart"
 
@@ -22,3 +23,11 @@ def ollama(tmp_path_factory: pytest.TempPathFactory) -> Iterator[engines.Ollama]
         server.create("walks", QUICKSTART / "model")
         server.post("/api/create", {"model": "briefed", "from": "walks", "system": "Describe a walk.", "stream": False})
         yield server
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    if chromium_program() is None:
+        pytest.skip("Chromium is not installed")
+    with chromium(tmp_path_factory.mktemp("browser")) as running:
+        yield running

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 
 import pytest
 
@@ -11,17 +10,9 @@ from genopt.compare import compare
 from genopt.compare.page import write_page
 from genopt.compare.sides import from_file
 from tests.hostile import HOSTILE, SCRIPT
-from tests.real.browser import Browser, chromium, chromium_program
+from tests.real.browser import Browser
 
 pytestmark = pytest.mark.real
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
-    if chromium_program() is None:
-        pytest.skip("Chromium is not installed")
-    with chromium(tmp_path_factory.mktemp("browser")) as running:
-        yield running
 
 
 @pytest.fixture(scope="module")

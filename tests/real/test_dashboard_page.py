@@ -16,7 +16,7 @@ import genopt
 from genopt.archive import load
 from genopt.spec.read import make_study
 from tests.hostile import SCRIPT
-from tests.real.browser import Browser, chromium, chromium_program
+from tests.real.browser import Browser
 from tests.toy import study
 
 ROOT = Path(__file__).parents[2]
@@ -48,14 +48,6 @@ def address(where: str) -> Iterator[str]:
     yield found[1]
     process.kill()
     process.communicate()
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
-    if chromium_program() is None:
-        pytest.skip("Chromium is not installed")
-    with chromium(tmp_path_factory.mktemp("browser")) as running:
-        yield running
 
 
 def trial(where: str) -> int:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,20 +11,11 @@ from genopt.archive import Archive
 from genopt.report.files import render
 from genopt.report.material import Material, collect
 from tests import hostile
-from tests.real.browser import Browser, Page, chromium, chromium_program
+from tests.real.browser import Browser, Page
 from tests.studies import run
 from tests.toy import rows, study
 
-pytestmark = [
-    pytest.mark.real,
-    pytest.mark.skipif(chromium_program() is None, reason="no Chromium is installed"),
-]
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
-    with chromium(tmp_path_factory.mktemp("browser")) as running:
-        yield running
+pytestmark = pytest.mark.real
 
 
 @pytest.fixture(scope="module")
