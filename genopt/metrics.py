@@ -1,6 +1,7 @@
 """Owns the arithmetic on texts: tokens, normal forms, similarities in [0, 1]. Knows no examples, scorers or files.
 
-Every similarity here is 1.0 for two equal texts, 0.0 when exactly one of them is blank, and never outside [0, 1].
+Every similarity here, of two texts or of what they are made of, is 1.0 for two equal texts, 0.0 when exactly one of
+them is blank, and never outside [0, 1].
 """
 
 from __future__ import annotations

@@ -1,4 +1,5 @@
-"""Owns the search space and what makes two configurations the same. Knows no Optuna, no backend, no file.
+"""Owns the search space: what can be drawn from it, where a configuration lies in it, its grid. Knows no Optuna, no
+backend, no file, and not which configurations are the same (see canonical).
 
 A dimension that lies inside a branch of a switch is named by its path (`decoding.nucleus.temperature`), so that each
 branch may give the same parameter another range; the parameters a trial ends up with are flat (`temperature`).
