@@ -9,12 +9,13 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import Future, InvalidStateError
 from dataclasses import dataclass, field
 
 import torch
 
+from genopt.backends._failing import closed, fail
 from genopt.backends._hf_batch import Batch
 from genopt.backends._hf_beams import beam_search
 from genopt.backends._hf_loading import LoadedModel
@@ -69,7 +70,7 @@ class Worker:
                 self._arrived.append(job)
                 self._changed.notify()
                 return
-        _fail([job], _closed())
+        fail([job], closed())
 
     def stats(self) -> dict[str, float]:
         """How many texts are being written and how many wait. May be called from any thread."""
@@ -97,7 +98,7 @@ class Worker:
             with self._changed:
                 self._closing = True  # whatever ended the thread, nobody is to wait for it
             running = [row.owner for row in self._batch.rows] + self._admitting
-            _fail([*running, *self._waiting, *self._beams, *self._arrived], _closed())
+            fail([*running, *self._waiting, *self._beams, *self._arrived], closed())
             self._batch = Batch(self._loaded)
 
     def _wait(self) -> bool:
@@ -124,7 +125,7 @@ class Worker:
             try:
                 made = job.prepare()
             except Exception as error:
-                _fail([job], _as_backend_error(error))
+                fail([job], _as_backend_error(error))
                 continue
             if isinstance(made, Finished):
                 _finish(job, made)
@@ -182,7 +183,7 @@ class Worker:
             if _is_out_of_memory(error):
                 self._free_memory()
                 error = _too_big()
-            _fail([job], _as_backend_error(error))
+            fail([job], _as_backend_error(error))
         finally:
             self._beaming = 0
 
@@ -196,7 +197,7 @@ class Worker:
         if scarce:
             self._free_memory()
         if len(jobs) <= 1:
-            _fail(jobs, _too_big() if scarce else _as_backend_error(error))
+            fail(jobs, _too_big() if scarce else _as_backend_error(error))
             return
         if scarce:
             self._most = max(1, len(jobs) // 2)
@@ -219,20 +220,6 @@ def _finish(job: Job, finished: Finished) -> None:
         job.future.set_result(finished)
     except InvalidStateError:
         return  # cancelled meanwhile
-
-
-def _fail(jobs: Sequence[Job], error: BackendError) -> None:
-    for job in jobs:
-        own = BackendError(str(error), retryable=error.retryable, hint=error.hint)  # each gets a traceback of its own
-        own.__cause__ = error.__cause__
-        try:
-            job.future.set_exception(own)
-        except InvalidStateError:
-            continue
-
-
-def _closed() -> BackendError:
-    return BackendError("the engine was closed before the text was finished")
 
 
 def _too_big() -> BackendError:

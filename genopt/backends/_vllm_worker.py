@@ -14,6 +14,7 @@ from concurrent.futures import Future, InvalidStateError
 from dataclasses import replace
 from typing import Any, Protocol
 
+from genopt.backends._failing import closed, fail
 from genopt.backends._vllm_queue import Job, Queue
 from genopt.errors import BackendError, GenoptError
 from genopt.types import Generation, Request
@@ -89,7 +90,7 @@ class Worker:
                 self._arrived.append(job)
                 self._changed.notify()
                 return
-        _fail([job], self._ended)
+        fail([job], self._ended)
 
     def stats(self) -> dict[str, float]:
         """What the engine is doing by its own counters, and what waits for it. May be called from any thread."""
@@ -124,7 +125,7 @@ class Worker:
         try:
             self._start(self._model)
         except BaseException as error:
-            self._end(_closed())
+            self._end(closed())
             self.ready.set_exception(error)
             return
         self.ready.set_result(None)
@@ -137,7 +138,7 @@ class Worker:
                 except Exception as error:
                     self._recover(error)
         finally:
-            self._end(self._ended or _closed())
+            self._end(self._ended or closed())
             self._stop()
 
     def _start(self, model: str) -> None:
@@ -211,7 +212,7 @@ class Worker:
                 done = engine.add(job.name, job.request)
             except BackendError as error:
                 del self._inside[job.name]
-                _fail([job], error)
+                fail([job], error)
             else:
                 if done is not None:
                     self._finish(job.name, done)
@@ -223,7 +224,7 @@ class Worker:
         self._deaths = 0
         self._limit = min(self._limit + 1, self._most())
         if isinstance(done, BackendError):
-            _fail([job], done)
+            fail([job], done)
             return
         first = done.first_token_seconds
         done = replace(
@@ -245,7 +246,7 @@ class Worker:
             self._start(model)
         except Exception as error:
             while (job := self._waiting.take(model)) is not None:
-                _fail([job], _as_backend_error(error))
+                fail([job], _as_backend_error(error))
             return
         self.changes += 1
         seconds = time.perf_counter() - began
@@ -267,7 +268,7 @@ class Worker:
             self._end(_because(BackendError(f"{words} ({self._deaths} times in a row)"), error), jobs)
             return
         if most == 1:
-            _fail(jobs, _because(BackendError(f"{words}, with this request alone in it"), error))
+            fail(jobs, _because(BackendError(f"{words}, with this request alone in it"), error))
         else:
             for job in jobs:
                 self._waiting.put(job)
@@ -292,21 +293,7 @@ class Worker:
                 left.append(job)
         self._inside.clear()
         self._arrived.clear()
-        _fail(left, error)
-
-
-def _fail(jobs: Sequence[Job], error: BackendError) -> None:
-    for job in jobs:
-        own = BackendError(str(error), retryable=error.retryable, hint=error.hint)  # each gets a traceback of its own
-        own.__cause__ = error.__cause__
-        try:
-            job.future.set_exception(own)
-        except InvalidStateError:
-            continue
-
-
-def _closed() -> BackendError:
-    return BackendError("the engine was closed before the text was finished")
+        fail(left, error)
 
 
 def _because(error: BackendError, cause: BaseException) -> BackendError:
