@@ -43,8 +43,8 @@ SIZES: dict[str, dict[str, int]] = {
     "1b": {"hidden": 2048, "layers": 16, "heads": 32, "kv_heads": 8, "intermediate": 8192, "vocabulary": 32000},
     "8b": {"hidden": 4096, "layers": 32, "heads": 32, "kv_heads": 8, "intermediate": 14336, "vocabulary": 32000},
 }
-STUDIES: dict[str, dict[str, int]] = {  # long enough that its beginning and its end are not all there is
-    "cpu": {"tune": 100, "holdout": 50, "trials": 32, "length": 64},
+STUDIES: dict[str, dict[str, int]] = {  # long enough that beginning and end are not all there is; 60 is the default
+    "cpu": {"tune": 100, "holdout": 50, "trials": 60, "length": 64},
     "gpu": {"tune": 200, "holdout": 100, "trials": 24, "length": 64},
 }
 FEWER = {"max_num_seqs": 64}  # a CPU is busy with 40; more than that only make the last ones of a phase wait longer
