@@ -11,6 +11,7 @@ from itertools import islice
 from typing import Any
 
 from genopt import dataset as data
+from genopt import handed
 from genopt.backends import make_backend
 from genopt.checks import (
     audit_problems,
@@ -86,7 +87,7 @@ async def prepare(spec: StudySpec, *, tell: Callable[[str], None] = lambda text:
             names_are_known(spec, prompt, searched(spec, space, known), known, fields)
         for line in memory_told(spec):
             tell(line)
-        info = await backend.open()
+        info = handed.info(await backend.open(), spec.backend.kind)
         space = searched(spec, space, info)
         names_are_known(spec, prompt, space, info, fields)
         info = _one_model(info, spec, space)
