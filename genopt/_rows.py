@@ -128,7 +128,7 @@ def _name(value: Any) -> str:
 
 
 def _nearest(file: Path) -> str:
-    names = [path.name for path in file.parent.iterdir()] if file.parent.is_dir() else []
+    names = [path.name for path in file.parent.iterdir() if path.is_file()] if file.parent.is_dir() else []
     close = difflib.get_close_matches(file.name, names, n=1)
     return f'Did you mean "{close[0]}"? ' if close else ""
 
