@@ -518,6 +518,12 @@ def test_delete_asks_first(shell: Shell, study: Path, monkeypatch: pytest.Monkey
     assert shell.count("genopt_generations") == 0
 
 
+def test_what_a_users_own_code_prints_does_not_get_among_the_data(shell: Shell) -> None:
+    (shell.folder / "chatty.py").write_text("def score(example, text):\n    print('looking')\n    return 1.0\n")
+    ran = ok(shell("optimize", shell.write(shell.table(scorers={"right": {"kind": "chatty:score"}})), "--json"))
+    assert ran.json["verdict"] == "not shown" and "looking" in ran.err
+
+
 def test_a_fault_of_a_users_own_code_is_told_in_one_line_with_a_way_to_its_traceback(shell: Shell) -> None:
     (shell.folder / "faulty_scorer.py").write_text("def score(example, text):\n    return 1 / 0\n")
     path = shell.write(shell.table(scorers={"right": {"kind": "faulty_scorer:score"}}))
