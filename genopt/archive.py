@@ -188,6 +188,8 @@ def load(where: str) -> Archive:
 
 def clone(where: str, name: str) -> tuple[int, int]:
     """Copy a study under a new name in its storage; how many trials and generations were copied. Raises StudyError."""
+    if not name.strip():
+        raise SpecError("NAME: is empty. Give the copy a name")
     archive = load(where)
     source = open_study(archive.url, archive.name, SearchSpace({}), create=False)
     target_id = copy_trials(archive.url, archive.name, name)

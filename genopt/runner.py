@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 from genopt.confirm import Verdict, confirm
 from genopt.database import PATIENCE
-from genopt.errors import StudyError
+from genopt.errors import SpecError, StudyError
 from genopt.events import Decided, Listener, Note, silence
 from genopt.finals import Candidate, choose_winner
 from genopt.fork import check_source, fork_from
@@ -118,6 +118,8 @@ async def optimize_async(
         spec = read_study(spec)
     source = spec.name
     if fork is not None:
+        if not fork.strip():
+            raise SpecError("--fork: is empty. Give the new study a name")
         spec = spec.model_copy(update={"name": fork, "storage": spec.url})  # the default storage goes by the name
     plan = await prepare(spec, tell=lambda text: on_event(Note(text)))
     try:

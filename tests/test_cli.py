@@ -309,6 +309,19 @@ def test_evaluate_refuses_what_it_cannot_do_before_it_generates(shell: Shell, ar
     assert shell.requests == []
 
 
+def test_data_that_is_not_there_is_looked_for_where_one_is_and_told_so(
+    shell: Shell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = shell.write(shell.table())
+    (shell.folder / "elsewhere").mkdir()
+    monkeypatch.chdir(shell.folder / "elsewhere")
+    ran = shell("evaluate", path, "--data", "none.jsonl")
+    bad(ran, f"--data none.jsonl: no such file in {shell.folder / 'elsewhere'}")
+    ran = shell("init", "--data", "none.jsonl", "--model", "toy", "--scorer", "bleu")
+    bad(ran, "none.jsonl: no such file", f"Paths start at {shell.folder / 'elsewhere'}")
+    assert shell.requests == []
+
+
 # --- check, init, params, schema
 
 
@@ -393,6 +406,8 @@ def test_init_overwrites_only_when_told_to(shell: Shell) -> None:
         (["--scorer", "exact_mach"], ("--scorer", "'exact_mach'", "Did you mean 'exact_match'?")),
         (["--data", "row.jsonl"], ("row.jsonl: no such file",)),
         (["-o", "none/study.toml"], ("none/study.toml", "there is no folder none")),
+        (["-o", "/proc/study.toml"], ("-o /proc/study.toml", "cannot be written", "Name another file")),
+        (["--backend", "olama"], ("--backend", "'olama'", "Did you mean 'ollama'?")),
     ],
 )
 def test_init_refuses_what_check_would_refuse(shell: Shell, flags: list[str], needles: tuple[str, ...]) -> None:
@@ -487,6 +502,12 @@ def test_a_clone_has_the_same_trials_and_goes_on_without_generating_anything_aga
 
     assert not {identity(r) for r in new} & {identity(r) for r in before}
     assert ok(shell("best", study, "--json")).json == first
+
+
+def test_a_study_needs_a_name(shell: Shell, study: Path) -> None:
+    bad(shell("studies", "clone", study, " "), "NAME: is empty")
+    bad(shell("optimize", study, "--fork", ""), "--fork: is empty")
+    assert shell.count("studies") == 1
 
 
 def test_a_clone_needs_a_free_name(shell: Shell, study: Path) -> None:
