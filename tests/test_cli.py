@@ -165,6 +165,7 @@ def test_best_before_a_verdict_shows_the_leader_as_unconfirmed(shell: Shell, stu
     assert found["params"] == max(lines, key=lambda line: line["mean"])["params"]
     assert ok(shell("best", study)).out.startswith("No verdict yet")
     assert "No verdict yet" in ok(shell("report", study)).out
+    bad(shell("compare", study), "toy@best: the study has no verdict yet", "genopt trials")
 
 
 def test_trials_jsonl_has_one_line_per_trial_with_the_fixed_fields(shell: Shell, study: Path) -> None:
