@@ -63,7 +63,7 @@ async def _told_of(session: Session, baseline: Evaluation) -> None:
     if unknown := guards.unscored(baseline, plan.goal):
         raise ScorerError(
             f"{unknown}: none of the baseline's {n} texts could be scored, so that nothing can be compared with it",
-            hint=f"see what the scorer is given and says of two rows: genopt check {plan.spec.source} --json",
+            hint="correct the scorer: genopt check --json shows what it says of two rows, and why",
         )
 
 

@@ -112,6 +112,16 @@ def test_help_is_quick_and_loads_no_heavy_library() -> None:
     assert ran.stdout.splitlines()[-1] == "loaded: []"
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no full device")
+def test_a_full_disk_is_nobodys_fault() -> None:
+    with open("/dev/full", "w") as full:
+        ran = subprocess.run(
+            [sys.executable, "-m", "genopt", "schema"], stdout=full, stderr=subprocess.PIPE, text=True, cwd=ROOT
+        )
+    assert ran.returncode == 1 and "No space left" in ran.stderr and "make room" in ran.stderr
+    assert "fault" not in ran.stderr
+
+
 def test_the_version_is_printed(shell: Shell) -> None:
     try:
         expected = metadata.version("genopt")
