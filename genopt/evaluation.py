@@ -174,7 +174,7 @@ async def check_async(spec: StudySpec | str | Path, *, tell: Callable[[str], Non
     for where in sent_to(spec):
         if ", with the value of " in where:
             tell(f"about to ask {where}")  # before it is sent: a study file may be a stranger's
-    plan = await prepare(spec, tell=tell)
+    plan = await prepare(spec, tell=tell, stored=True)
     try:
         observer = plan.observer(0, _Nowhere(), Meter())
         memory: Memory = {}

@@ -22,6 +22,7 @@ from genopt.checks import (
     memory_told,
     names_are_known,
     shots_problems,
+    storage_problems,
 )
 from genopt.crossfit import ENOUGH, Fold, folds
 from genopt.errors import BackendError, GenoptError, MissingExtra, SpecError
@@ -39,12 +40,13 @@ from genopt.study.samplers import choose_sampler
 from genopt.types import Backend, BackendInfo, Example, ParamValue, Scorer
 
 
-async def prepare(spec: StudySpec, *, tell: Callable[[str], None] = lambda text: None) -> Plan:
-    """The plan of a study, with its engine open. Raises SpecError with every mistake, before anything is generated.
+async def prepare(spec: StudySpec, *, tell: Callable[[str], None] = lambda text: None, stored: bool = False) -> Plan:
+    """The plan of a study, with its engine open. Raises SpecError with every mistake, before anything is generated;
+    those in its storage's URL where it is to be `stored`.
 
     `tell` takes a line for people while an engine loads or a server is waited for; it is called in the event loop.
     """
-    found: list[str] = list(consistency(spec))
+    found: list[str] = [*consistency(spec), *(storage_problems(spec) if stored else ())]
     of_engine: list[str] = []
     backend = _attempt(of_engine, lambda: make_backend(spec.backend, spec.folder))
     known: BackendInfo | None = getattr(backend, "known", None)

@@ -121,7 +121,7 @@ async def optimize_async(
         if not fork.strip():
             raise SpecError("--fork: is empty. Give the new study a name")
         spec = spec.model_copy(update={"name": fork, "storage": spec.url})  # the default storage goes by the name
-    plan = await prepare(spec, tell=lambda text: on_event(Note(text)))
+    plan = await prepare(spec, tell=lambda text: on_event(Note(text)), stored=True)
     try:
         return await _run(plan, on_event, source if fork is not None else None, lease, wait)
     finally:

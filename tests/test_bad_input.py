@@ -371,6 +371,18 @@ def test_a_mistake_in_the_study_is_refused_in_one_clear_message_and_costs_nothin
     nothing_spent(shell)
 
 
+@pytest.mark.parametrize("storage", ["toy.db", "sqlite:///nowhere/toy.db"])
+def test_a_storage_that_cannot_be_is_told_with_the_other_mistakes_and_by_check(shell: Shell, storage: str) -> None:
+    """Opened it is last, when a model may have been loaded for minutes."""
+    table = shell.table(storage=storage)
+    refused(shell("check", shell.write(table)), "study.toml: storage: ", "toy.db")
+    table["dataset"]["reference"] = "anwser"
+    refused(shell("optimize", shell.write(table)), "study.toml: storage: ", "anwser", lines=2)
+    nothing_spent(shell)
+    ran = shell("evaluate", shell.write(shell.table(storage=storage)))
+    assert ran.code == 0, "which stores nothing"
+
+
 def test_the_unchanged_study_is_accepted(shell: Shell) -> None:
     ran = shell("optimize", shell.write(shell.table()), "--quiet")
     assert (ran.code, ran.err) == (0, "")
