@@ -55,7 +55,8 @@ def read(path: str, folder: Path, format: str | None, split: str | None) -> Rows
         raise SpecError(f'{path}: split = "{split}" is only for hub data sets. Remove dataset.split')
     if not file.is_file():
         what = "is a folder, not a file" if file.is_dir() else "no such file"
-        raise SpecError(f"{path}: {what}. {_nearest(file)}Paths start at the study file's folder ({folder.resolve()})")
+        here = "" if folder.resolve() == Path.cwd() else "the study file's folder, "
+        raise SpecError(f"{path}: {what}. {_nearest(file)}Paths start at {here}{folder.resolve()}")
     kind = format or SUFFIXES.get(suffix)
     if kind is None:
         known = ", ".join(SUFFIXES)
@@ -128,7 +129,7 @@ def _name(value: Any) -> str:
 
 
 def _nearest(file: Path) -> str:
-    names = [path.name for path in file.parent.iterdir()] if file.parent.is_dir() else []
+    names = [path.name for path in file.parent.iterdir() if path.is_file()] if file.parent.is_dir() else []
     close = difflib.get_close_matches(file.name, names, n=1)
     return f'Did you mean "{close[0]}"? ' if close else ""
 

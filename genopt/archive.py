@@ -18,6 +18,7 @@ from genopt.objectives import Goal
 from genopt.space import SearchSpace
 from genopt.spec import ConstraintSpec, ObjectiveSpec, goal_of
 from genopt.spec.read import read_study
+from genopt.stats import UNBOUNDED
 from genopt.store import Store
 from genopt.study import TrialRecord, copy_trials, open_study, remove_study
 
@@ -60,7 +61,8 @@ class Archive:
         )
 
     def rows(self) -> list[dict[str, Any]]:
-        """One plain record per trial (and one for a baseline outside the space, number null), as `trials --jsonl`."""
+        """One plain record per trial (and one for a baseline outside the space, number null), as `trials --jsonl`. What
+        nobody can tell, as the standard error of one score, is null."""
         found = [
             {
                 "number": trial.number,
@@ -70,7 +72,7 @@ class Archive:
                 "config_key": trial.config.get("key"),
                 "n": outcome.get("n", 0),
                 "mean": outcome.get("mean"),
-                "se": outcome.get("se"),
+                "se": _known(outcome.get("se")),
                 "value": trial.values[0] if trial.values else None,
                 "duplicate_of": outcome.get("duplicate_of"),
                 "eligible": bool(outcome.get("eligible", True)),
@@ -92,7 +94,7 @@ class Archive:
                     "config_key": self.baseline.get("key"),
                     "n": self.baseline.get("n", 0),
                     "mean": self.baseline.get("mean"),
-                    "se": self.baseline.get("se"),
+                    "se": _known(self.baseline.get("se")),
                     "eligible": bool(self.baseline.get("eligible", True)),
                     "baseline": True,
                     "why": "",
@@ -133,6 +135,10 @@ class Archive:
         import pandas
 
         return pandas.json_normalize(self.rows(), max_level=1)
+
+
+def _known(se: float | None) -> float | None:
+    return None if se is None or se >= UNBOUNDED else se
 
 
 def as_url(where: str) -> str:
@@ -188,6 +194,8 @@ def load(where: str) -> Archive:
 
 def clone(where: str, name: str) -> tuple[int, int]:
     """Copy a study under a new name in its storage; how many trials and generations were copied. Raises StudyError."""
+    if not name.strip():
+        raise SpecError("NAME: is empty. Give the copy a name")
     archive = load(where)
     source = open_study(archive.url, archive.name, SearchSpace({}), create=False)
     target_id = copy_trials(archive.url, archive.name, name)

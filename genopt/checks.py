@@ -13,6 +13,7 @@ from genopt.backends import make_backend
 from genopt.backends._vllm_memory import Size, card_bytes, crowded, size_of, told
 from genopt.backends._vllm_options import TYPICAL, cpu_build, sharing
 from genopt.crossfit import LEAST
+from genopt.database import masked
 from genopt.errors import SpecError
 from genopt.prompt import Prompt, problems
 from genopt.space import Choice, Constant, Dimension, Number, SearchSpace, Switch
@@ -32,6 +33,16 @@ def audit_problems(spec: StudySpec) -> tuple[str, ...]:
         except SpecError as error:
             return tuple(f"audit.{problem}" for problem in error.problems)
     return ()
+
+
+def storage_problems(spec: StudySpec) -> Iterator[str]:
+    """What is wrong with the storage, as far as can be told without opening it: an engine would be loaded first."""
+    scheme, mark, path = spec.url.partition("://")
+    folder = Path(path.partition("?")[0].removeprefix("/")).parent
+    if not mark:
+        yield f"storage: {masked(spec.url)} is no URL. Write e.g. sqlite:///study.db"
+    elif scheme.startswith("sqlite") and "file:" not in path and not folder.is_dir():
+        yield f"storage: {masked(spec.url)}: {folder} is no folder. Make it, or check the path"
 
 
 def data_problems(

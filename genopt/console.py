@@ -23,6 +23,7 @@ ENGINE = {
     "prefix_hits": "prefix hits {:.0%}",
     "kv_cache": "KV cache {:.0%}",
 }
+KNOWN_SHOWN = 3
 STAGES = {
     "baseline": "Baseline",
     "search": "Search",
@@ -39,6 +40,7 @@ class Console:
         self._quiet = quiet
         self._live: Live | None = None
         self._last = -PLAIN_EVERY
+        self._known = 0  # proposals in a row that were known already
 
     def __enter__(self) -> Console:
         if self._rich.is_terminal and not self._quiet:
@@ -73,6 +75,9 @@ class Console:
         self._rich.print(Text(safe(text), style=style or ""))
 
     def _trial(self, event: TrialDone) -> None:
+        self._known = self._known + 1 if event.outcome == "duplicate" else 0
+        if self._known > KNOWN_SHOWN:  # of a small space the end is nothing else
+            return
         name = "baseline " if event.baseline else f"trial {event.number:>3}"
         if event.outcome == "failed":
             self._line(f"{name}  failed", "red")

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from genopt import dataset
+from genopt._rows import SUFFIXES
 from genopt.errors import SpecError
 from genopt.meter import Meter
 from genopt.plan import Bill, Plan
@@ -115,6 +116,8 @@ async def evaluate_async(
 def _load(spec: StudySpec, data: str) -> dataset.Dataset:
     """Other rows, read as the study's are. They are only answered: few-shot examples still come from the study."""
     here, table = Path(data).exists(), spec.dataset
+    if not here and Path(data).suffix in SUFFIXES and not (spec.folder / data).exists():
+        raise SpecError(f"--data {data}: no such file in {Path.cwd()}. Check the path")
     return dataset.load(
         path=str(Path(data).resolve()) if here else data,  # else a hub id
         folder=spec.folder,
@@ -171,7 +174,7 @@ async def check_async(spec: StudySpec | str | Path, *, tell: Callable[[str], Non
     for where in sent_to(spec):
         if ", with the value of " in where:
             tell(f"about to ask {where}")  # before it is sent: a study file may be a stranger's
-    plan = await prepare(spec, tell=tell)
+    plan = await prepare(spec, tell=tell, stored=True)
     try:
         observer = plan.observer(0, _Nowhere(), Meter())
         memory: Memory = {}

@@ -6,6 +6,8 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 
+import numpy as np
+
 from genopt.lengths import at_equal_length
 from genopt.objectives import HIGHEST, LOWEST, MEASURED, Goal
 from genopt.trial import Evaluation, Observation, mean_of
@@ -27,6 +29,18 @@ def at_worst(evaluation: Evaluation, goal: Goal, *, best: bool = False) -> Evalu
 
     cells = {place: filled(cell) for place, cell in evaluation.cells.items()}
     return Evaluation(evaluation.config, evaluation.examples, cells)
+
+
+def unscored(evaluation: Evaluation, goal: Goal) -> str:
+    """What nothing is known of, where no observation has a utility: no gain over such a baseline can ever be shown."""
+    if evaluation.missing() < 1:
+        return ""
+    return " and ".join(o.metric for o in goal.objectives if math.isnan(mean_of(evaluation.metric(o.metric))))
+
+
+def unwritten(evaluation: Evaluation) -> float:
+    """The fraction of observations of which a text was never written, as when the prompt is too long."""
+    return float(np.isnan(evaluation.metric("characters")).mean())
 
 
 def notes(before: Evaluation, after: Evaluation, goal: Goal, scorers: Mapping[str, Scorer]) -> Iterator[str]:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
+import logging
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -28,6 +29,7 @@ from genopt.study.samplers import SamplerChoice
 from genopt.trial import Configuration, Observer, Sink
 from genopt.types import Backend, BackendInfo, Domain, Example, Params, ParamValue, Scorer
 
+log = logging.getLogger(__name__)
 DEFAULT_TRIALS = 60
 FEW, MANY = 4, 64  # trials in flight: in any case where the engine takes so many requests, and at most
 ROUNDS = 2  # of trials in a search, at least
@@ -298,7 +300,11 @@ class Plan:
         }
 
     async def aclose(self) -> None:
-        """Free the engine and the scorers; safe to call twice."""
-        for scorer in self.scorers.values():
-            await scorer.aclose()
-        await self.backend.aclose()
+        """Free the engine and the scorers; safe to call twice. One that fails at that is told, and takes nothing along:
+        the verdict is there."""
+        parts: list[tuple[str, Scorer | Backend]] = [(f"scorers.{n}", s) for n, s in self.scorers.items()]
+        for name, part in [*parts, ("backend", self.backend)]:
+            try:
+                await part.aclose()
+            except Exception as error:
+                log.warning("%s could not be closed (%s: %s)", name, type(error).__name__, error)

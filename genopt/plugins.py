@@ -15,6 +15,12 @@ from genopt.spec.read import hint
 def load_object(name: str, folder: Path, *, key: str) -> Any:
     """The object that "module:name" names. Raises SpecError that says what was tried; `key` is where it was named."""
     module_name, _, attribute = name.partition(":")
+    if not all(part.isidentifier() for part in module_name.split(".")) or module_name.endswith(".py"):
+        meant = module_name.removesuffix(".py").replace("/", ".").strip(".") or "my_file"
+        raise SpecError(
+            f'{key}: {name!r} is not "module:name". Write e.g. "{meant}:{attribute or "name"}" for what is called'
+            f" {attribute or 'name'} in {meant.replace('.', '/')}.py, from the study file's folder"
+        )
     if module_name.split(".")[0] != "genopt":  # our own must not find a torch.py that lies beside the study file
         _look_into(folder, module_name.split(".")[0])
     try:
@@ -25,6 +31,11 @@ def load_object(name: str, folder: Path, *, key: str) -> Any:
         raise SpecError(
             f"{key}: {name}: there is no module {module_name!r} in {folder} or among the installed ones. Check the name"
         ) from None
+    except SystemExit as error:
+        raise SpecError(
+            f"{key}: importing {module_name} ended the program (exit code {error.code}). Put what it does as a script"
+            ' under: if __name__ == "__main__"'
+        ) from error
     except Exception as error:
         raise SpecError(
             f"{key}: importing {module_name} failed: {type(error).__name__}: {error}. Correct that module"

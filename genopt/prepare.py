@@ -11,6 +11,7 @@ from itertools import islice
 from typing import Any
 
 from genopt import dataset as data
+from genopt import handed
 from genopt.backends import make_backend
 from genopt.checks import (
     audit_problems,
@@ -21,6 +22,7 @@ from genopt.checks import (
     memory_told,
     names_are_known,
     shots_problems,
+    storage_problems,
 )
 from genopt.crossfit import ENOUGH, Fold, folds
 from genopt.errors import BackendError, GenoptError, MissingExtra, SpecError
@@ -38,12 +40,13 @@ from genopt.study.samplers import choose_sampler
 from genopt.types import Backend, BackendInfo, Example, ParamValue, Scorer
 
 
-async def prepare(spec: StudySpec, *, tell: Callable[[str], None] = lambda text: None) -> Plan:
-    """The plan of a study, with its engine open. Raises SpecError with every mistake, before anything is generated.
+async def prepare(spec: StudySpec, *, tell: Callable[[str], None] = lambda text: None, stored: bool = False) -> Plan:
+    """The plan of a study, with its engine open. Raises SpecError with every mistake, before anything is generated;
+    those in its storage's URL where it is to be `stored`.
 
     `tell` takes a line for people while an engine loads or a server is waited for; it is called in the event loop.
     """
-    found: list[str] = list(consistency(spec))
+    found: list[str] = [*consistency(spec), *(storage_problems(spec) if stored else ())]
     of_engine: list[str] = []
     backend = _attempt(of_engine, lambda: make_backend(spec.backend, spec.folder))
     known: BackendInfo | None = getattr(backend, "known", None)
@@ -86,7 +89,7 @@ async def prepare(spec: StudySpec, *, tell: Callable[[str], None] = lambda text:
             names_are_known(spec, prompt, searched(spec, space, known), known, fields)
         for line in memory_told(spec):
             tell(line)
-        info = await backend.open()
+        info = handed.info(await backend.open(), spec.backend.kind)
         space = searched(spec, space, info)
         names_are_known(spec, prompt, space, info, fields)
         info = _one_model(info, spec, space)

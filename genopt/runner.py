@@ -7,13 +7,13 @@ import asyncio
 import contextlib
 import threading
 from collections.abc import Coroutine, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 from genopt.confirm import Verdict, confirm
 from genopt.database import PATIENCE
-from genopt.errors import StudyError
+from genopt.errors import SpecError, StudyError
 from genopt.events import Decided, Listener, Note, silence
 from genopt.finals import Candidate, choose_winner
 from genopt.fork import check_source, fork_from
@@ -118,8 +118,10 @@ async def optimize_async(
         spec = read_study(spec)
     source = spec.name
     if fork is not None:
+        if not fork.strip():
+            raise SpecError("--fork: is empty. Give the new study a name")
         spec = spec.model_copy(update={"name": fork, "storage": spec.url})  # the default storage goes by the name
-    plan = await prepare(spec, tell=lambda text: on_event(Note(text)))
+    plan = await prepare(spec, tell=lambda text: on_event(Note(text)), stored=True)
     try:
         return await _run(plan, on_event, source if fork is not None else None, lease, wait)
     finally:
@@ -168,11 +170,21 @@ async def _decide(session: Session, budget: Mapping[str, Any]) -> Verdict:
         if reached is None:
             await session.learn()
             reached = await with_opinions(session, verdict, baseline.config, winner)
+            await session.flush()
+            await session.learn()  # what others paid for since the verdict was worded
+            reached = replace(reached, **_cost(session))
             await session.db(session.study.set_attribute, "verdict", {**reached.to_json(), "budget": budget})
     for note in usage_notes(plan.scorers):
         session.note(note)
     session.enter("done")
     return reached
+
+
+def _cost(session: Session) -> dict[str, Any]:
+    """What the study has cost until now, all its workers together, as a verdict has it."""
+    meter = session.meter
+    names = ("search_generations", "confirm_generations", "tokens")
+    return {name: getattr(meter, name) for name in names} | {"trials": len(session.seen)}
 
 
 async def _judge(session: Session, baseline: Evaluation) -> tuple[Verdict, Candidate | None]:

@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from genopt import pareto, race
+from genopt import guards, pareto, race
 from genopt.confirm import shown
 from genopt.desk import Desk, Job
-from genopt.errors import BackendError, StudyError
+from genopt.errors import BackendError, ScorerError, StudyError
 from genopt.finals import standing
 from genopt.fronts import SURE
 from genopt.outcomes import adjusted, announce, known_of, outcome_of, tell
@@ -33,6 +33,7 @@ async def measure_baseline(session: Session) -> Evaluation:
     config = plan.baseline()
     session.enter("baseline", "what you run today", len(plan.tune) * plan.spec.search.repeats)
     evaluation = await session.measure(config)
+    await _told_of(session, evaluation)
     async with session.crew.turn("baseline"):
         await session.learn()
         if config.key not in session.known or await session.db(session.study.attribute, "baseline") is None:
@@ -48,6 +49,22 @@ async def measure_baseline(session: Session) -> Evaluation:
     held_out = f"{len(plan.holdout)} {kind} examples ({per_example} observation each)"
     session.note(f"with {held_out} a true gain {size} is likely to stay unshown")
     return evaluation
+
+
+async def _told_of(session: Session, baseline: Evaluation) -> None:
+    """Warn of texts that the engine could not write. Raises ScorerError where no gain over the baseline could be shown,
+    whatever is spent: nothing of it was scored."""
+    plan, n = session.plan, len(baseline.cells)
+    if failed := guards.unwritten(baseline):
+        rows = (await session.memory(baseline.config, "tune")).values()
+        why = next((row.generation.why for row in rows if row.generation.finish == "error"), "")
+        told = f"{failed:.0%} of the baseline's texts could not be written, and count as the worst"
+        session.note(f"{told}: {why}" if why else told, warning=True)
+    if unknown := guards.unscored(baseline, plan.goal):
+        raise ScorerError(
+            f"{unknown}: none of the baseline's {n} texts could be scored, so that nothing can be compared with it",
+            hint="correct the scorer: genopt check --json shows what it says of two rows, and why",
+        )
 
 
 async def _enter_baseline(session: Session, config: Configuration, evaluation: Evaluation) -> None:

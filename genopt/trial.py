@@ -17,6 +17,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from genopt import handed
 from genopt.answers import Answers
 from genopt.errors import BackendError, ScorerError
 from genopt.harvest import Harvest
@@ -236,7 +237,7 @@ class Observer:
         pause = 0.5
         for attempt in range(1, self.attempts + 1):
             try:
-                return await self.backend.generate(request)
+                return handed.generation(await self.backend.generate(request), self.backend)
             except BackendError as error:
                 if not error.retryable or attempt == self.attempts:
                     raise
@@ -261,9 +262,7 @@ async def score_rows(scorer: Scorer, key: str, example: Example, rows: Sequence[
         raise ScorerError(
             f"scorer {scorer.name!r} failed on example {example.id!r}: {type(error).__name__}: {error}"
         ) from error
-    if len(given) != len(asked):
-        raise ScorerError(f"scorer {scorer.name!r} gave {len(given)} scores for {len(asked)} generations")
-    found = dict(zip((row.id for row in asked), given, strict=True))
+    found = dict(zip((row.id for row in asked), handed.scores(given, len(asked), scorer.name, example.id), strict=True))
     for row in rows:
         if key not in row.scores:
             score = found.get(row.id) or Score(LOWEST, row.generation.why or row.generation.finish)

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+from genopt.errors import StudyError
 from genopt.plan import Plan
 from genopt.session import Session
 from genopt.space import SearchSpace
@@ -39,7 +40,10 @@ async def check_warm_start(session: Session) -> None:
     """Raise StudyError when the study that `search.warm_start` names is not there."""
     rule = session.plan.spec.search.warm_start
     if isinstance(rule, str) and rule != "auto":
-        old = await session.db(open_study, session.plan.spec.url, rule, SearchSpace({}), create=False)
+        try:
+            old = await session.db(open_study, session.plan.spec.url, rule, SearchSpace({}), create=False)
+        except StudyError as error:
+            raise type(error)(f"search.warm_start: {rule!r} cannot be begun with: {error}", hint=error.hint) from error
         await session.db(old.close)
 
 

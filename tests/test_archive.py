@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import genopt
 from genopt.archive import as_url, clone, delete, load, locate
 from genopt.errors import SpecError, StudyError
 from genopt.spec.read import make_study
+from genopt.stats import UNBOUNDED
 from tests.toy import DEFAULTS, study
 
 
@@ -164,3 +166,14 @@ def test_the_file_of_an_sqlite_storage_stands_for_its_url(tmp_path: Path, monkey
     with pytest.raises(SpecError, match=r"sqlite:///mine\.db: names a storage but no study"):
         locate("mine.db")
     assert as_url("none.db#a") == "none.db#a" and as_url("sqlite:///mine.db") == "sqlite:///mine.db"
+
+
+def test_a_standard_error_that_nobody_can_tell_is_null(tmp_path: Path) -> None:
+    run(tmp_path)
+    archive = load(url(tmp_path))
+    first, *others = archive.trials
+    alone = replace(first, outcome={**first.outcome, "n": 1, "mean": 1.0, "se": UNBOUNDED})
+    known, *rest = [row for row in replace(archive, trials=[alone, *others]).rows() if row["number"] is not None]
+    assert known["se"] is None and all(0 < row["se"] < 1 for row in rest)
+    baseline = {**archive.baseline, "number": None, "se": UNBOUNDED}
+    assert replace(archive, baseline=baseline).rows()[0]["se"] is None

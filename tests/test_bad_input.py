@@ -5,6 +5,7 @@ A message names the file and the key or the value and says what to do; a case's 
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import sqlite3
@@ -131,6 +132,34 @@ CASES: dict[str, tuple[Change, tuple[str, ...]]] = {
         ("space.top_p: step (2.0)", "smaller"),
     ),
     "choice twice": (put("space.top_p", {"choices": [0.5, 0.5]}), ("space.top_p", "twice", "Remove one")),
+    "choice that is the same to a sampler": (
+        each(put("space.way", {"choices": [1, 1.0]}), put("prompt.user", "{{ question }} {{ way }}")),
+        ("space.way", "1 and 1.0 are the same", "Remove one"),
+    ),
+    "range without an end": (
+        each(put("space.way", {"low": 0.0, "high": math.inf}), put("prompt.user", "{{ question }} {{ way }}")),
+        ("space.way.high: inf", "not a finite number"),
+    ),
+    "constant that is no number": (
+        each(put("space.way", math.nan), put("prompt.user", "{{ question }} {{ way }}")),
+        ("space.way: nan", "a finite number"),
+    ),
+    "bound that is no number": (
+        put("constraints", [{"metric": "right", "at_least": math.nan}]),
+        ("constraints[0].at_least: nan", "not a finite number"),
+    ),
+    "bounds that exclude each other": (
+        put("constraints", [{"metric": "right", "at_least": 0.9, "at_most": 0.1}]),
+        ("constraints[0]: at_least (0.9) is above at_most (0.1)", "Swap"),
+    ),
+    "weight without an end": (
+        put("objectives", [{"maximize": "right", "weight": math.inf}]),
+        ("objectives[0].weight: inf", "not a finite number"),
+    ),
+    "one metric as two objectives": (
+        put("objectives", [{"maximize": "right"}, {"minimize": "right"}]),
+        ("objectives: right", "more than once", "Keep one"),
+    ),
     "no choice at all": (put("space.top_p", {"choices": []}), ("space.top_p.choices: is empty", "Give at least one")),
     "text for a number": (put("budget.trials", "ten"), ("budget.trials: 'ten'", "a whole number")),
     "fraction for a count": (put("budget.trials", 2.5), ("budget.trials: 2.5", "a whole number")),
@@ -201,6 +230,10 @@ CASES: dict[str, tuple[Change, tuple[str, ...]]] = {
     "empty prompt": (row(5, question=" "), ('example "r4"', "prompt is empty", "Fill in the row")),
     # data
     "data missing": (put("dataset.path", "row.jsonl"), ("row.jsonl: no such file", 'Did you mean "rows.jsonl"?')),
+    "data that is a folder": (
+        each(lambda table, folder: (folder / "rows").mkdir(), put("dataset.path", "rows")),
+        ("rows: is a folder, not a file. Paths start",),
+    ),
     "data empty": (file("rows.jsonl", ""), ("rows.jsonl: no rows", "Give at least one")),
     "data malformed": (
         file("rows.jsonl", '{"question": "a", "answer": "b"}\n{"question": \n'),
@@ -230,6 +263,30 @@ CASES: dict[str, tuple[Change, tuple[str, ...]]] = {
     "no such module": (
         put("backend.kind", "nowhere:Engine"),
         ("backend.kind", "no module 'nowhere'", "Check the name"),
+    ),
+    "file for a module": (
+        scorer("./scorer.py:score"),
+        ("scorers.right: './scorer.py:score'", '"scorer:score"', "scorer.py, from the study file's folder"),
+    ),
+    "script for a module": (
+        file("script.py", "import sys\nsys.exit(3)\n", scorer("script:score")),
+        ("scorers.right", "importing script ended the program (exit code 3)", "__main__"),
+    ),
+    "scorer that cannot be made": (
+        file(
+            "fussy.py",
+            "class Fussy:\n    def __init__(self, *, name):\n        raise ValueError('no luck')\n",
+            scorer("fussy:Fussy"),
+        ),
+        ("scorers.right: cannot be made: ValueError: no luck", "Check its keys"),
+    ),
+    "engine that cannot be made": (
+        file(
+            "fussy.py",
+            "class Fussy:\n    def __init__(self, *, model, options):\n        raise RuntimeError('no card')\n",
+            put("backend.kind", "fussy:Fussy"),
+        ),
+        ("backend.kind: fussy:Fussy cannot be made: RuntimeError: no card", "Correct its options"),
     ),
     "class that is no engine": (put("backend.kind", "tests.toy:Path"), ("backend.kind", "it needs open, generate")),
     "plug-in that raises": (
@@ -312,6 +369,18 @@ def test_a_mistake_in_the_study_is_refused_in_one_clear_message_and_costs_nothin
     refused(ran, *needles)
     assert ("study.toml" in ran.err) or ran.err.startswith("error: storage: ")
     nothing_spent(shell)
+
+
+@pytest.mark.parametrize("storage", ["toy.db", "sqlite:///nowhere/toy.db"])
+def test_a_storage_that_cannot_be_is_told_with_the_other_mistakes_and_by_check(shell: Shell, storage: str) -> None:
+    """Opened it is last, when a model may have been loaded for minutes."""
+    table = shell.table(storage=storage)
+    refused(shell("check", shell.write(table)), "study.toml: storage: ", "toy.db")
+    table["dataset"]["reference"] = "anwser"
+    refused(shell("optimize", shell.write(table)), "study.toml: storage: ", "anwser", lines=2)
+    nothing_spent(shell)
+    ran = shell("evaluate", shell.write(shell.table(storage=storage)))
+    assert ran.code == 0, "which stores nothing"
 
 
 def test_the_unchanged_study_is_accepted(shell: Shell) -> None:

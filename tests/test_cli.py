@@ -112,6 +112,16 @@ def test_help_is_quick_and_loads_no_heavy_library() -> None:
     assert ran.stdout.splitlines()[-1] == "loaded: []"
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no full device")
+def test_a_full_disk_is_nobodys_fault() -> None:
+    with open("/dev/full", "w") as full:
+        ran = subprocess.run(
+            [sys.executable, "-m", "genopt", "schema"], stdout=full, stderr=subprocess.PIPE, text=True, cwd=ROOT
+        )
+    assert ran.returncode == 1 and "No space left" in ran.stderr and "make room" in ran.stderr
+    assert "fault" not in ran.stderr
+
+
 def test_the_version_is_printed(shell: Shell) -> None:
     try:
         expected = metadata.version("genopt")
@@ -165,6 +175,7 @@ def test_best_before_a_verdict_shows_the_leader_as_unconfirmed(shell: Shell, stu
     assert found["params"] == max(lines, key=lambda line: line["mean"])["params"]
     assert ok(shell("best", study)).out.startswith("No verdict yet")
     assert "No verdict yet" in ok(shell("report", study)).out
+    bad(shell("compare", study), "toy@best: the study has no verdict yet", "genopt trials")
 
 
 def test_trials_jsonl_has_one_line_per_trial_with_the_fixed_fields(shell: Shell, study: Path) -> None:
@@ -309,6 +320,19 @@ def test_evaluate_refuses_what_it_cannot_do_before_it_generates(shell: Shell, ar
     assert shell.requests == []
 
 
+def test_data_that_is_not_there_is_looked_for_where_one_is_and_told_so(
+    shell: Shell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = shell.write(shell.table())
+    (shell.folder / "elsewhere").mkdir()
+    monkeypatch.chdir(shell.folder / "elsewhere")
+    ran = shell("evaluate", path, "--data", "none.jsonl")
+    bad(ran, f"--data none.jsonl: no such file in {shell.folder / 'elsewhere'}")
+    ran = shell("init", "--data", "none.jsonl", "--model", "toy", "--scorer", "bleu")
+    bad(ran, "none.jsonl: no such file", f"Paths start at {shell.folder / 'elsewhere'}")
+    assert shell.requests == []
+
+
 # --- check, init, params, schema
 
 
@@ -393,6 +417,8 @@ def test_init_overwrites_only_when_told_to(shell: Shell) -> None:
         (["--scorer", "exact_mach"], ("--scorer", "'exact_mach'", "Did you mean 'exact_match'?")),
         (["--data", "row.jsonl"], ("row.jsonl: no such file",)),
         (["-o", "none/study.toml"], ("none/study.toml", "there is no folder none")),
+        (["-o", "/proc/study.toml"], ("-o /proc/study.toml", "cannot be written", "Name another file")),
+        (["--backend", "olama"], ("--backend", "'olama'", "Did you mean 'ollama'?")),
     ],
 )
 def test_init_refuses_what_check_would_refuse(shell: Shell, flags: list[str], needles: tuple[str, ...]) -> None:
@@ -489,6 +515,12 @@ def test_a_clone_has_the_same_trials_and_goes_on_without_generating_anything_aga
     assert ok(shell("best", study, "--json")).json == first
 
 
+def test_a_study_needs_a_name(shell: Shell, study: Path) -> None:
+    bad(shell("studies", "clone", study, " "), "NAME: is empty")
+    bad(shell("optimize", study, "--fork", ""), "--fork: is empty")
+    assert shell.count("studies") == 1
+
+
 def test_a_clone_needs_a_free_name(shell: Shell, study: Path) -> None:
     bad(shell("studies", "clone", study, "toy"), "has a study 'toy' already", "choose another name")
 
@@ -516,6 +548,12 @@ def test_delete_asks_first(shell: Shell, study: Path, monkeypatch: pytest.Monkey
     monkeypatch.setattr("sys.stdin", io.StringIO("y\n"))
     ok(shell("studies", "delete", study))
     assert shell.count("genopt_generations") == 0
+
+
+def test_what_a_users_own_code_prints_does_not_get_among_the_data(shell: Shell) -> None:
+    (shell.folder / "chatty.py").write_text("def score(example, text):\n    print('looking')\n    return 1.0\n")
+    ran = ok(shell("optimize", shell.write(shell.table(scorers={"right": {"kind": "chatty:score"}})), "--json"))
+    assert ran.json["verdict"] == "not shown" and "looking" in ran.err
 
 
 def test_a_fault_of_a_users_own_code_is_told_in_one_line_with_a_way_to_its_traceback(shell: Shell) -> None:

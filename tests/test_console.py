@@ -151,3 +151,14 @@ def test_text_from_data_or_models_cannot_write_to_the_terminal_by_itself() -> No
 def test_unknown_numbers_are_question_marks() -> None:
     (line,) = shown(io.StringIO(), trial(mean=float("nan"), se=float("nan")))
     assert "nan" not in line and "?" in line
+
+
+def test_of_many_proposals_in_a_row_that_were_known_the_first_are_shown() -> None:
+    stream = io.StringIO()
+    console = Console(stream)
+    for number in range(40):
+        console(trial(number=number, outcome="duplicate"))
+    assert [line.split()[1] for line in stream.getvalue().splitlines()] == ["0", "1", "2"]
+    console(trial(number=40))
+    console(trial(number=41, outcome="duplicate"))
+    assert [line.split()[1] for line in stream.getvalue().splitlines()[3:]] == ["40", "41"]

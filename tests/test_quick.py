@@ -85,6 +85,7 @@ def test_flags_say_what_is_not_guessed(shell: Shell) -> None:
         (["--model", "toy", "--data", "none.jsonl"], "none.jsonl: no such file"),
         (["--model", "toy", "--data", "bare.jsonl"], "no row has a reference to score by"),
         (["--model", "toy", "--data", "q.jsonl", "--scorer", "rogue_l"], "Did you mean 'rouge_l'?"),
+        (["--model", "toy", "--data", "q.jsonl", "--backend", "olama"], "Did you mean 'ollama'?"),
         (["--model", "toy", "--data", "q.jsonl", "--scorer", "regex"], "genopt init --scorer regex"),
         (["--model", "toy", "--data", "q.jsonl", "--reference", "anwser"], 'Did you mean "answer"?'),
     ],

@@ -21,9 +21,9 @@ from genopt.purse import Purse
 from genopt.session import Session
 from genopt.spec.read import make_study
 from genopt.study import TrialRecord
-from genopt.types import Example
+from genopt.types import Example, Generation, Request
 from tests.studies import Ran, backend, generations, opened, query, run
-from tests.toy import study
+from tests.toy import ToyBackend, study
 
 COARSE = {
     "top_p": {"choices": [0.6, 0.9]},
@@ -313,6 +313,32 @@ def test_a_trial_with_too_many_missing_scores_cannot_win(tmp_path: Path) -> None
         assert trial.outcome["eligible"] is False
         assert "could not be scored" in trial.outcome["why"]
     assert len(ran.complete()) >= 5
+
+
+def test_a_baseline_of_which_nothing_could_be_scored_ends_the_study_at_once(tmp_path: Path) -> None:
+    def forgets_to_return(example: Example, text: str) -> None:
+        """As in `text == "yes"` without return."""
+
+    table = study(tmp_path, count=60, scorers={"right": forgets_to_return}, budget={"trials": 6})
+    ran = run(table, tmp_path)
+    assert isinstance(ran.error, ScorerError) and "right: none of the baseline's 36 texts" in str(ran.error)
+    assert ran.trials == [] and ran.archive.spent.generations == 36
+
+
+def test_a_baseline_whose_texts_could_not_be_written_is_told_with_the_reason(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answer = ToyBackend.generate
+
+    async def too_long(self: ToyBackend, request: Request) -> Generation:
+        if int(request.example_id[1:]) % 2:
+            return Generation("", "error", 10, 0, 0.0, why="the prompt takes 5000 tokens")
+        return await answer(self, request)
+
+    monkeypatch.setattr(ToyBackend, "generate", too_long)
+    ran = run(study(tmp_path, count=60, budget={"trials": 2}), tmp_path)
+    told = next(event for event in ran.events if isinstance(event, Note) and event.level == "warning")
+    assert "of the baseline's texts could not be written, and count as the worst: the prompt takes 5000" in told.text
 
 
 def test_few_missing_scores_are_borne(tmp_path: Path) -> None:

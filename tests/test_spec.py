@@ -209,7 +209,7 @@ def test_a_storage_is_found_from_the_study_files_folder(tmp_path: Path, storage:
         ({"low": 0, "high": 10, "step": 4}, Number(0, 8, integer=True, step=4)),
         ({"low": 0.0, "high": 1.0, "step": 0.3}, Number(0.0, pytest.approx(0.9), step=0.3)),
         ({"low": 0, "high": 1, "step": 0.25}, Number(0, 1, step=0.25)),
-        ({"choices": [1, 2.5, "x", True]}, Choice.of([1, 2.5, "x", True])),
+        ({"choices": [2, 2.5, "x", True]}, Choice.of([2, 2.5, "x", True])),
         ({"choices": [["a"], []]}, Choice.of([("a",), ()])),
         (0.5, Constant(0.5)),
         (["END", "\n"], Constant(("END", "\n"))),

@@ -83,7 +83,8 @@ def test_it_can_be_turned_off_and_a_study_that_is_not_there_is_named_before_anyt
     with pytest.raises(SpecError, match=r"search\.warm_start"):
         make_study(table | {"search": {"warm_start": 3}}, folder=tmp_path)
     wrong = run(table | {"name": "x", "search": {"warm_start": "toyy"}}, tmp_path)
-    assert isinstance(wrong.error, StudyError) and "no study 'toyy'" in str(wrong.error)
+    assert isinstance(wrong.error, StudyError) and "search.warm_start: 'toyy'" in str(wrong.error)
+    assert "no study 'toyy'" in str(wrong.error)
 
 
 def test_what_the_model_recommends_is_asked_where_the_baseline_is_another(tmp_path: Path) -> None:

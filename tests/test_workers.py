@@ -68,6 +68,11 @@ def test_two_workers_ask_for_nothing_twice(tmp_path: Path) -> None:
     paid = query(tmp_path, "SELECT search_generations + confirm_generations FROM genopt_workers")
     assert min(paid)[0] > 0, "both worked"
     assert sum(count for (count,) in paid) == len(asked)
+    ((kept,),) = query(tmp_path, "SELECT value_json FROM study_user_attributes WHERE key = 'genopt:verdict'")
+    verdict = json.loads(kept)
+    told = {"tune": verdict["search_generations"], "confirm": verdict["confirm_generations"]}
+    assert told == Counter(phase for *_, phase in asked), "what both paid for"
+    assert verdict["tokens"] == 11 * len(asked)
     assert len({row[0] for row in generations(tmp_path)}) <= 7
 
 

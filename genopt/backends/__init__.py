@@ -7,7 +7,7 @@ import importlib
 from collections.abc import Mapping
 from pathlib import Path
 
-from genopt.errors import SpecError
+from genopt.errors import GenoptError, SpecError
 from genopt.plugins import load_object
 from genopt.spec import BackendSpec
 from genopt.spec.backend import MANY
@@ -38,6 +38,12 @@ def make_backend(spec: BackendSpec, folder: Path) -> Backend:
         backend = made(model=model, options=spec.options, **many)
     except TypeError as error:
         raise SpecError(f"backend.kind: {name} cannot be made as Class(model=..., options=...): {error}") from error
+    except Exception as error:
+        if isinstance(error, GenoptError):
+            raise
+        raise SpecError(
+            f"backend.kind: {name} cannot be made: {type(error).__name__}: {error}. Correct its options, or the class"
+        ) from error
     if not isinstance(backend, Backend):
         raise SpecError(f"backend.kind: {name} is no backend: it needs open, generate and aclose")
     return backend

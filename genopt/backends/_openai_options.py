@@ -102,7 +102,7 @@ def options_of(given: Mapping[str, Any]) -> Options:
     url = str(full["base_url"]).rstrip("/")
     key = full["api_key_env"] or ("OPENAI_API_KEY" if url == HOSTED else None)
     if key is not None:
-        found = _from_environment("api_key_env", key, "authorization", problems)
+        found = _from_environment("api_key_env", key, "authorization", problems, named=full["api_key_env"] is not None)
         headers |= {name: f"Bearer {value}" for name, value in found.items()}
     if problems:
         raise SpecError([f"backend.options.{problem}" for problem in problems])
@@ -125,8 +125,11 @@ def options_of(given: Mapping[str, Any]) -> Options:
     )
 
 
-def _from_environment(option: str, variable: Any, header: str, problems: list[str]) -> dict[str, str]:
-    """The header with the variable's value. Its name is not repeated: it may be a key that was put there by mistake."""
+def _from_environment(
+    option: str, variable: Any, header: str, problems: list[str], *, named: bool = True
+) -> dict[str, str]:
+    """The header with the variable's value. A name that the study file gives (`named`) is not repeated: it may be a key
+    that was put there by mistake."""
     if not isinstance(variable, str) or not _VARIABLE.fullmatch(variable):
         problems.append(f"{option}: must be the name of an environment variable, not the key itself")
         return {}
@@ -134,6 +137,9 @@ def _from_environment(option: str, variable: Any, header: str, problems: list[st
     if not value:
         problems.append(
             f"{option}: the environment has no variable of that name. Set it (export ...), and check the name"
+            if named
+            else f"{option}: the environment has no variable {variable}, and {HOSTED} takes a key. Set it (export"
+            f" {variable}=...), name another variable here, or another server in base_url"
         )
         return {}
     if not value.isascii() or not value.isprintable():

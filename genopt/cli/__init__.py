@@ -3,6 +3,7 @@ when it is asked for, so that --help is quick."""
 
 from __future__ import annotations
 
+import errno
 import importlib
 import os
 import platform
@@ -149,6 +150,8 @@ def main() -> None:
         if debug:
             raise
         fault = "this is a fault in genopt or in your own code; run again with --debug for the traceback"
+        if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+            fault = "make room where the output or the study goes; what was generated is kept"
         _tell(f"error: {type(error).__name__}: {error}", fault)
         sys.exit(1)
     sys.exit(code if isinstance(code, int) else 0)

@@ -22,6 +22,7 @@ def study_file(
 ) -> Path:
     """The path of the study file that these flags describe, written if it was not there. Raises UsageError where it is
     there and says something else, apart from its budget."""
+    from genopt.backends import KINDS as ENGINES
     from genopt.errors import SpecError
     from genopt.spec.read import hint
     from genopt.spec.scorers import KINDS
@@ -36,6 +37,8 @@ def study_file(
     scorer = scorer or "rouge_l"
     if scorer not in KINDS and ":" not in scorer:
         raise click.UsageError(f"--scorer: {scorer!r} is not a scorer genopt knows.{hint(scorer, KINDS)}")
+    if backend is not None and backend not in ENGINES and ":" not in backend:
+        raise click.UsageError(f"--backend: there is no engine {backend!r}.{hint(backend, ENGINES)}")
     if scorer in NEEDS_MORE:
         raise click.UsageError(
             f"--scorer {scorer}: needs more than its name. Write a study file: genopt init --scorer {scorer}"

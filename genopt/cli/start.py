@@ -36,6 +36,7 @@ def init(
     genopt init --data tickets.jsonl --model llama3.2 --scorer rouge_l
     genopt init --data tickets.jsonl --model ./my-model --backend vllm
     """
+    from genopt.backends import KINDS as ENGINES
     from genopt.spec.read import hint
     from genopt.spec.scorers import KINDS
     from genopt.template import beside, guess_backend, guess_fields, study_file
@@ -54,6 +55,8 @@ def init(
             scorer = click.prompt("How is an answer scored", default=scorer, err=True)
     if scorer not in KINDS and ":" not in str(scorer):
         raise click.UsageError(f"--scorer: {scorer!r} is not a scorer genopt knows.{hint(str(scorer), KINDS)}")
+    if backend is not None and backend not in ENGINES and ":" not in backend:
+        raise click.UsageError(f"--backend: there is no engine {backend!r}.{hint(backend, ENGINES)}")
     text = study_file(
         output.stem,
         beside(str(data), output.parent),
@@ -63,7 +66,10 @@ def init(
         fields,
         reference,
     )
-    output.write_text(text, encoding="utf-8")
+    try:
+        output.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise click.UsageError(f"-o {output}: cannot be written ({error.strerror}). Name another file") from None
     away = Path(str(data)).exists() and not Path(str(data)).resolve().is_relative_to(output.resolve().parent)
     click.echo(f"wrote {output}. Next: genopt check {output}{' --allow-outside' * away}", err=True)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import signal
@@ -44,7 +45,8 @@ class Stopped(Exception):
 
 
 def run_until_signal(work: Coroutine[Any, Any, T]) -> T:
-    """The result of `work`. Ctrl-C or SIGTERM stops it cleanly and raises Stopped; a second signal quits at once."""
+    """The result of `work`. Ctrl-C or SIGTERM stops it cleanly and raises Stopped; a second signal quits at once. What
+    anybody's code prints meanwhile goes to stderr: stdout is data."""
 
     from genopt.database import StorageAway
 
@@ -72,7 +74,8 @@ def run_until_signal(work: Coroutine[Any, Any, T]) -> T:
                 raise Stopped(stopped[0]) from None
             raise
 
-    return asyncio.run(guarded())
+    with contextlib.redirect_stdout(sys.stderr):
+        return asyncio.run(guarded())
 
 
 @click.command()

@@ -56,9 +56,8 @@ class Source:
         if which == "best":
             found = [(key, number) for key, (number, role) in roles.items() if role == "winner"]
             if not found:
-                raise SpecError(
-                    f"{self.archive.name}@best: the study put no winner forward. Name a trial, see: genopt trials"
-                )
+                put = "put no winner forward" if self.archive.verdict else "has no verdict yet"
+                raise SpecError(f"{self.archive.name}@best: the study {put}. Name a trial, see: genopt trials")
             return found[0][0], f"{self.archive.name}, winner (trial {found[0][1]})"
         if which == "baseline":
             key = self.archive.baseline.get("key")

@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from genopt.errors import SpecError
+from genopt.errors import GenoptError, SpecError
 from genopt.plugins import load_object
 from genopt.spec.scorers import Function, Plugin, ScorerSpec
 from genopt.types import Scorer
@@ -64,6 +64,12 @@ def make_scorer(name: str, spec: ScorerSpec, folder: Path, *, seed: int = 0) -> 
         scorer = made(name=name, **options)
     except TypeError as error:
         raise SpecError(f"scorers.{name}: {error}. Check its keys") from error
+    except Exception as error:
+        if isinstance(error, GenoptError):
+            raise
+        raise SpecError(
+            f"scorers.{name}: cannot be made: {type(error).__name__}: {error}. Check its keys, or correct the class"
+        ) from error
     if not isinstance(scorer, Scorer):
         raise SpecError(f"scorers.{name}: is no scorer: it needs name, needs, score and aclose")
     return scorer

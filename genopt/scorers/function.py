@@ -59,7 +59,7 @@ class Function(Plain):
         try:
             result = self._function(example, given)
             return await result if inspect.isawaitable(result) else result
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise ScorerError(
                 f"scorer {self.name!r} failed on example {example.id!r}: {type(error).__name__}: {error}",
                 hint=f"the error was raised in {_named(self._function)}{_place(error)}",
@@ -98,7 +98,7 @@ def _named(function: Callable[..., Any]) -> str:
     return str(getattr(function, "__qualname__", None) or repr(function))
 
 
-def _place(error: Exception) -> str:
+def _place(error: BaseException) -> str:
     """Where the innermost call failed, as file and line."""
     frames = traceback.extract_tb(error.__traceback__)[1:]  # the first is the call of the function
     return f" ({Path(frames[-1].filename).name}, line {frames[-1].lineno})" if frames else ""

@@ -143,6 +143,10 @@ class ConstraintSpec(Table):
     def _bounded(self) -> ConstraintSpec:
         if self.at_least is None and self.at_most is None:
             raise ValueError("needs at_least, at_most or both")
+        if self.at_least is not None and self.at_most is not None and self.at_least > self.at_most:
+            raise ValueError(
+                f"at_least ({self.at_least}) is above at_most ({self.at_most}): nothing meets both. Swap them"
+            )
         return self
 
 
@@ -250,6 +254,14 @@ class StudySpec(Table):
         if not isinstance(scorers, dict):
             return scorers
         return {n: {"kind": "function", "function": s} if callable(s) else s for n, s in scorers.items()}
+
+    @field_validator("objectives")
+    @classmethod
+    def _each_once(cls, objectives: list[ObjectiveSpec]) -> list[ObjectiveSpec]:
+        named = [objective.maximize or objective.minimize for objective in objectives]
+        if twice := sorted({str(name) for name in named if named.count(name) > 1}):
+            raise ValueError(f"{', '.join(twice)} is named more than once. Keep one of them")
+        return objectives
 
     @property
     def folder(self) -> Path:

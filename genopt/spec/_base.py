@@ -8,7 +8,9 @@ from pydantic import BaseModel, ConfigDict
 class Table(BaseModel):
     """A table of the study file: unknown keys and wrong types are mistakes, never guesses."""
 
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(
+        extra="forbid", strict=True, frozen=True, use_attribute_docstrings=True, allow_inf_nan=False
+    )
 
 
 class TextFile(Table):

@@ -59,8 +59,10 @@ class Choices(Table):
 
     @model_validator(mode="after")
     def _distinct(self) -> Choices:
-        if len({repr(choice) for choice in self.choices}) < len(self.choices):
-            raise ValueError("a choice is listed twice. Remove one of them")
+        for first, second in combinations(self.choices, 2):
+            if first == second:  # so are 1, 1.0 and true, which a sampler cannot tell apart
+                same = "" if repr(first) == repr(second) else f" ({first!r} and {second!r} are the same)"
+                raise ValueError(f"a choice is listed twice{same}. Remove one of them")
         return self
 
     def build(self) -> Choice:

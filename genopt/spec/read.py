@@ -27,11 +27,10 @@ WANTS = {
     "string_type": "a text in quotes",
     "int_type": "a whole number",
     "float_type": "a number",
+    "finite_number": "a finite number",
     "bool_type": "true or false",
     "list_type": "a list [...]",
-    "dict_type": "a table",
-    "model_type": "a table",
-    "model_attributes_type": "a table",
+    **dict.fromkeys(("dict_type", "model_type", "model_attributes_type"), "a table"),
     "callable_type": 'a callable or "module:name"',
 }
 BOUNDS = {
@@ -220,7 +219,7 @@ def _wanted(items: Sequence[Any]) -> str:
     wants = [
         WANTS.get(item["type"], item["ctx"]["expected"] if item["type"] == "literal_error" else "") for item in items
     ]
-    kinds = [want for want in dict.fromkeys(wants) if want != "a whole number" or "a number" not in wants]
+    kinds = [w for w in dict.fromkeys(wants) if w != "a whole number" or not {"a number", "a finite number"} & {*wants}]
     listed = " or ".join([*([", ".join(kinds[:-1])] if kinds[:-1] else []), kinds[-1]])
     return f"{_short(items[0]['input'])} is not {listed}. Write it as {'one of these' if kinds[:-1] else 'one'}"
 

@@ -91,3 +91,11 @@ def test_functions_that_cannot_be_called():
         Function(name="f", function=lambda text: 1.0)
     with pytest.raises(SpecError, match=r"has to take \(example, text\)"):
         Function(name="f", function=lambda example, text, third: 1.0)
+
+
+def test_a_function_that_ends_the_program_is_an_error_and_does_not():
+    def leaves(example, text):
+        raise SystemExit(3)
+
+    with pytest.raises(ScorerError, match="SystemExit: 3"):
+        scores(Function(name="mine", function=leaves), example(), "text")

@@ -1,0 +1,78 @@
+"""Owns what engines and scorers hand over, held against what they promise: their code may be anybody's, and what is
+amiss in it would show as a fault of the storage or of the arithmetic."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from numbers import Real
+from typing import Any, get_args
+
+from genopt.errors import BackendError, ScorerError, SpecError
+from genopt.types import BackendInfo, Finish, Generation, Score
+
+
+def info(given: Any, kind: str) -> BackendInfo:
+    """What an engine's `open` gave. Raises SpecError where that does not describe an engine; `kind` is its name."""
+    if not isinstance(given, BackendInfo):
+        raise SpecError(f"backend.kind: {kind}: open() gave {_short(given)}. It has to give a genopt.BackendInfo")
+    found = []
+    if given.concurrency < 1:  # nothing would ever be asked, and nobody told
+        found.append(f"a concurrency of {given.concurrency}. It has to be 1 or more")
+    if unset := sorted(given.params.keys() - given.defaults.keys()):
+        found.append(f"no default of {', '.join(unset)}. Each of its params needs its value of today in defaults")
+    if found:
+        raise SpecError([f"backend.kind: {kind}: open() tells {what}" for what in found])
+    return given
+
+
+def generation(given: Any, engine: object) -> Generation:
+    """What an engine's `generate` gave. Raises BackendError where that is no text that can be kept."""
+    if amiss := _amiss(given):
+        raise BackendError(
+            f"{type(engine).__name__}.generate() gave {amiss}",
+            hint="it has to give a genopt.Generation: a text, how it ended, whole numbers of tokens, seconds",
+        )
+    made: Generation = given
+    return made
+
+
+def _amiss(given: Any) -> str:
+    if not isinstance(given, Generation):
+        return _short(given)
+    if not isinstance(given.text, str):
+        return f"the text {_short(given.text)}"
+    if given.finish not in get_args(Finish):
+        return f"the finish {given.finish!r}, which is none of {', '.join(get_args(Finish))}"
+    for name in ("prompt_tokens", "completion_tokens"):
+        count = getattr(given, name)
+        if not isinstance(count, int) or count < 0:
+            return f"{name} = {_short(count)}"
+    if not isinstance(given.seconds, (int, float)) or not math.isfinite(given.seconds):
+        return f"seconds = {_short(given.seconds)}"
+    return ""
+
+
+def scores(given: Any, count: int, scorer: str, example: str) -> list[Score]:
+    """What a scorer's `score` gave for `count` generations of an example. What is not finite could not be scored.
+    Raises ScorerError where it is not a score for each."""
+    if not isinstance(given, Sequence) or isinstance(given, str):
+        raise ScorerError(f"scorer {scorer!r} gave {_short(given)} for example {example!r}", hint=SCORES)
+    if len(given) != count:
+        raise ScorerError(f"scorer {scorer!r} gave {len(given)} scores for {count} generations")
+    for each in given:
+        if not isinstance(each, Score) or not (each.value is None or isinstance(each.value, Real)):
+            raise ScorerError(f"scorer {scorer!r} gave {_short(each)} for example {example!r}", hint=SCORES)
+    return [each if each.value is None or math.isfinite(each.value) else _unknown(each) for each in given]
+
+
+SCORES = "it has to give a list with one genopt.Score for each generation; Score(None, why) where it cannot tell"
+
+
+def _unknown(given: Score) -> Score:
+    return Score(None, given.why or f"the scorer gave {given.value}")
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."

@@ -1,0 +1,123 @@
+"""What engines and scorers of others hand over: what is sound passes, what is not is refused by name."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from genopt import handed
+from genopt.errors import BackendError, ScorerError, SpecError
+from genopt.prepare import prepare
+from genopt.spec.read import make_study
+from genopt.types import BackendInfo, Domain, Example, Generation, Score
+from tests.studies import run
+from tests.toy import ToyBackend, study
+
+TEXT = Generation("yes", "stop", 10, 1, 0.5)
+INFO = BackendInfo({"engine": "mine"}, {"temperature": Domain("float", "t")}, {"temperature": 1.0})
+
+
+def test_what_is_sound_comes_back_as_it_is() -> None:
+    assert handed.generation(TEXT, None) is TEXT
+    assert handed.info(INFO, "mine:Engine") is INFO
+    given = [Score(0.5), Score(-3.0), Score(None, "no"), Score(np.float32(0.25))]  # type: ignore[arg-type]
+    assert handed.scores(given, 4, "right", "r1") == given
+    assert handed.scores(tuple(given), 4, "right", "r1") == given
+
+
+@pytest.mark.parametrize(
+    ("given", "needle"),
+    [
+        ("yes", "'yes'"),
+        (None, "None"),
+        (replace(TEXT, text=None), "the text None"),  # type: ignore[arg-type]
+        (replace(TEXT, finish="eos"), "'eos', which is none of stop, length"),  # type: ignore[arg-type]
+        (replace(TEXT, completion_tokens=None), "completion_tokens = None"),  # type: ignore[arg-type]
+        (replace(TEXT, prompt_tokens=-1), "prompt_tokens = -1"),
+        (replace(TEXT, seconds=math.nan), "seconds = nan"),
+    ],
+)
+def test_what_is_no_generation_is_the_engines_error(given: Any, needle: str) -> None:
+    with pytest.raises(BackendError, match="ToyBackend") as caught:
+        handed.generation(given, ToyBackend(model="toy"))
+    assert needle in str(caught.value) and "genopt.Generation" in caught.value.hint
+
+
+@pytest.mark.parametrize("given", [None, "a", "ab", 0.5, [0.5, 0.5], [Score("a"), Score(1.0)], [Score(1.0)]])  # type: ignore[arg-type]
+def test_what_is_no_score_for_each_is_the_scorers_error(given: Any) -> None:
+    with pytest.raises(ScorerError, match="scorer 'right' gave"):
+        handed.scores(given, 2, "right", "r1")
+
+
+def test_a_score_that_is_not_finite_could_not_be_scored() -> None:
+    found = handed.scores([Score(math.inf), Score(math.nan, "empty"), Score(1.0)], 3, "right", "r1")
+    assert found == [Score(None, "the scorer gave inf"), Score(None, "empty"), Score(1.0)]
+
+
+@pytest.mark.parametrize(
+    ("given", "needle"),
+    [
+        (None, "open() gave None"),
+        ({"engine": "mine"}, "It has to give a genopt.BackendInfo"),
+        (replace(INFO, concurrency=0), "a concurrency of 0"),
+        (replace(INFO, defaults={}), "no default of temperature"),
+    ],
+)
+def test_an_engine_that_describes_itself_wrongly_is_refused_before_it_is_asked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given: Any, needle: str
+) -> None:
+    """With a concurrency of 0 a study would wait for ever."""
+
+    async def opened(self: ToyBackend) -> Any:
+        return given
+
+    monkeypatch.setattr(ToyBackend, "open", opened)
+    with pytest.raises(SpecError) as caught:
+        asyncio.run(prepare(make_study(study(tmp_path))))
+    assert needle in str(caught.value) and "backend.kind: tests.toy:ToyBackend" in str(caught.value)
+
+
+class Careless:
+    """A scorer that gives bare numbers."""
+
+    needs: frozenset[Any] = frozenset()
+
+    def __init__(self, *, name: str) -> None:
+        self.name = name
+
+    async def score(self, example: Example, generations: Sequence[Generation]) -> list[Any]:
+        return [1.0 for _ in generations]
+
+    async def aclose(self) -> None:
+        """Nothing is held."""
+
+
+def test_a_study_tells_who_gave_what(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ran = run(study(tmp_path, scorers={"right": {"kind": "tests.test_handed:Careless"}}), tmp_path)
+    assert isinstance(ran.error, ScorerError) and "scorer 'right' gave 1.0 for example" in str(ran.error)
+
+    async def text(self: ToyBackend, request: Any) -> Any:
+        return "yes"
+
+    monkeypatch.setattr(ToyBackend, "generate", text)
+    (tmp_path / "again").mkdir()
+    ran = run(study(tmp_path / "again"), tmp_path / "again")
+    assert isinstance(ran.error, BackendError) and "ToyBackend.generate() gave 'yes'" in str(ran.error)
+
+
+def test_what_cannot_be_closed_does_not_take_the_verdict_along(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def broken(self: ToyBackend) -> None:
+        raise RuntimeError("no such process")
+
+    monkeypatch.setattr(ToyBackend, "aclose", broken)
+    assert run(study(tmp_path), tmp_path).decided().verdict is not None
+    assert "backend could not be closed (RuntimeError: no such process)" in caplog.text
