@@ -5,11 +5,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from numbers import Real
+from dataclasses import replace
+from numbers import Integral, Real
 from typing import Any, get_args
 
 from genopt.errors import BackendError, ScorerError, SpecError
 from genopt.types import BackendInfo, Finish, Generation, Score
+
+COUNTS = ("prompt_tokens", "completion_tokens")
 
 
 def info(given: Any, kind: str) -> BackendInfo:
@@ -27,14 +30,17 @@ def info(given: Any, kind: str) -> BackendInfo:
 
 
 def generation(given: Any, engine: object) -> Generation:
-    """What an engine's `generate` gave. Raises BackendError where that is no text that can be kept."""
+    """What an engine's `generate` gave, its numbers as Python's own (NumPy's cannot be stored). Raises BackendError
+    where that is no text that can be kept."""
     if amiss := _amiss(given):
         raise BackendError(
             f"{type(engine).__name__}.generate() gave {amiss}",
             hint="it has to give a genopt.Generation: a text, how it ended, whole numbers of tokens, seconds",
         )
     made: Generation = given
-    return made
+    if all(type(getattr(made, name)) is int for name in COUNTS) and type(made.seconds) in (int, float):
+        return made
+    return replace(made, **{name: int(getattr(made, name)) for name in COUNTS}, seconds=float(made.seconds))
 
 
 def _amiss(given: Any) -> str:
@@ -44,11 +50,11 @@ def _amiss(given: Any) -> str:
         return f"the text {_short(given.text)}"
     if given.finish not in get_args(Finish):
         return f"the finish {given.finish!r}, which is none of {', '.join(get_args(Finish))}"
-    for name in ("prompt_tokens", "completion_tokens"):
+    for name in COUNTS:
         count = getattr(given, name)
-        if not isinstance(count, int) or count < 0:
+        if not isinstance(count, Integral) or count < 0:
             return f"{name} = {_short(count)}"
-    if not isinstance(given.seconds, (int, float)) or not math.isfinite(given.seconds):
+    if not isinstance(given.seconds, Real) or not math.isfinite(given.seconds):
         return f"seconds = {_short(given.seconds)}"
     return ""
 
@@ -63,14 +69,19 @@ def scores(given: Any, count: int, scorer: str, example: str) -> list[Score]:
     for each in given:
         if not isinstance(each, Score) or not (each.value is None or isinstance(each.value, Real)):
             raise ScorerError(f"scorer {scorer!r} gave {_short(each)} for example {example!r}", hint=SCORES)
-    return [each if each.value is None or math.isfinite(each.value) else _unknown(each) for each in given]
+    return [_plain(each) for each in given]
 
 
 SCORES = "it has to give a list with one genopt.Score for each generation; Score(None, why) where it cannot tell"
 
 
-def _unknown(given: Score) -> Score:
-    return Score(None, given.why or f"the scorer gave {given.value}")
+def _plain(given: Score) -> Score:
+    """The score as it is kept: what is not finite is not known, and a NumPy number is a Python one."""
+    if given.value is None or (type(given.value) is float and math.isfinite(given.value)):
+        return given
+    if not math.isfinite(given.value):
+        return Score(None, given.why or f"the scorer gave {given.value}")
+    return replace(given, value=float(given.value))
 
 
 def _short(value: Any) -> str:

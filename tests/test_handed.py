@@ -32,6 +32,15 @@ def test_what_is_sound_comes_back_as_it_is() -> None:
     assert handed.scores(tuple(given), 4, "right", "r1") == given
 
 
+def test_numbers_of_numpy_become_python_s_own() -> None:
+    given = replace(TEXT, prompt_tokens=np.int64(10), completion_tokens=np.uint8(1), seconds=np.float32(0.5))  # type: ignore[arg-type]
+    kept = handed.generation(given, None)
+    assert kept == TEXT
+    assert [type(n) for n in (kept.prompt_tokens, kept.completion_tokens, kept.seconds)] == [int, int, float]
+    (score,) = handed.scores([Score(np.float32(0.25), "near")], 1, "right", "r1")  # type: ignore[arg-type]
+    assert score == Score(0.25, "near") and type(score.value) is float
+
+
 @pytest.mark.parametrize(
     ("given", "needle"),
     [
