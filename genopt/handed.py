@@ -40,7 +40,8 @@ def generation(given: Any, engine: object) -> Generation:
     made: Generation = given
     if all(type(getattr(made, name)) is int for name in COUNTS) and type(made.seconds) in (int, float):
         return made
-    return replace(made, **{name: int(getattr(made, name)) for name in COUNTS}, seconds=float(made.seconds))
+    prompt, written = (int(getattr(made, name)) for name in COUNTS)
+    return replace(made, prompt_tokens=prompt, completion_tokens=written, seconds=float(made.seconds))
 
 
 def _amiss(given: Any) -> str:
