@@ -21,6 +21,7 @@ from genopt.twins import representatives
 
 Floats = NDArray[np.float64]
 
+QUIET = 1e-9  # of the variance of all scores: what a score's noise makes at least
 PRIOR_DF = 10.0  # the weight of two guesses, in scores: examples make half of the variance, sampling half of the noise
 
 
@@ -126,9 +127,10 @@ def _fit(scores: Sequence[Sequence[float] | Floats], n_examples: int) -> Field:
     share = float(seen.sum() / counts[seen].sum())  # a cell's sampling noise is averaged over its replicates
     sampling = (inner + PRIOR_DF * 0.5 * between) / (inner_df + PRIOR_DF)
     interaction = max(between - sampling * share, 0.1 * between)
+    least = QUIET * float(np.var(values[known])) or 1e-12
+    if interaction + sampling < least:  # each arm scores the same everywhere: without noise nothing could be solved
+        interaction = least
     total = interaction + sampling
-    if total <= 0:
-        total, interaction = 1e-12, 1e-12
     w = np.divide(1.0, interaction + sampling / np.maximum(counts, 1), out=np.zeros_like(counts), where=seen)
 
     raw, ease = _additive(y, w)

@@ -54,6 +54,17 @@ def test_many_arms_are_reckoned_by_way_of_the_examples(lengths: tuple[int, ...])
     assert np.median(arm[seen]) == pytest.approx(0) and (arm[~seen] == 0).all()
 
 
+@pytest.mark.parametrize("scale", [1e-9, 1.0, 1e6])
+def test_scores_that_are_the_same_on_every_example_can_be_reckoned_with(scale: float) -> None:
+    rng = np.random.default_rng(0)
+    for _ in range(60):  # as tokens are, where every text ends at the limit
+        levels = -scale * rng.choice([16.0, 24.0, 32.0, 48.0, 64.0], size=int(rng.integers(2, 30)))
+        n = int(rng.integers(12, 90))
+        field = fit([np.full(int(rng.integers(1, n + 1)), level) for level in levels], n)
+        assert field.worth == pytest.approx(levels, abs=0.01 * scale)
+        assert np.linalg.eigvalsh(field.covariance).min() > -1e-9 * np.abs(field.covariance).max()
+
+
 def test_an_arm_that_saw_easy_examples_is_not_better_for_it() -> None:
     """Truth: equal arms; half of them saw only the first third of the examples, which is easy."""
     rng = np.random.default_rng(1)
