@@ -88,28 +88,30 @@ def test_the_server_is_found_to_be_vllm(url: str) -> None:
 
 @NEEDED
 def test_cancelling_ends_the_work_at_the_server(url: str) -> None:
-    def running(client: httpx.Client) -> int:
+    def told(client: httpx.Client, name: str) -> int:
         text = client.get(url.removesuffix("/v1") + "/metrics").text
-        counts = re.findall(r"^vllm:num_requests_running\{.*\} (\S+)$", text, re.MULTILINE)
+        counts = re.findall(rf"^vllm:{name}\{{.*\}} (\S+)$", text, re.MULTILINE)
         return sum(round(float(n)) for n in counts)
 
-    async def until(reached: Callable[[int], bool]) -> None:
-        with httpx.Client(trust_env=False, timeout=60) as client:  # one connection: the server is busy with the texts
+    async def work(backend: OpenAIBackend, info: BackendInfo) -> None:
+        async def until(reached: Callable[[int], bool]) -> None:
             async with asyncio.timeout(120):
-                while not reached(await asyncio.to_thread(running, client)):
+                while not reached(await asyncio.to_thread(told, client, "num_requests_running")):
                     await asyncio.sleep(0.02)
 
-    async def work(backend: OpenAIBackend, info: BackendInfo) -> None:
         params = {**info.defaults, "max_tokens": 900, "min_tokens": 900}
         requests = [Request((Message("user", f"Walk {n}"),), params, n, "e") for n in range(60)]
-        tasks = [asyncio.ensure_future(backend.generate(request)) for request in requests]
-        await until(lambda count: count > 20)
-        for task in tasks[5:]:
-            task.cancel()
-        await until(lambda count: count <= 5)
-        assert not any(task.done() for task in tasks[:5]), "the places were free before the others had finished"
-        done = await asyncio.gather(*tasks, return_exceptions=True)
+        with httpx.Client(trust_env=False, timeout=60) as client:  # one connection: the server is busy with the texts
+            before = told(client, "generation_tokens_total")
+            tasks = [asyncio.ensure_future(backend.generate(request)) for request in requests]
+            await until(lambda count: count > 20)
+            for task in tasks[5:]:
+                task.cancel()
+            done = await asyncio.gather(*tasks, return_exceptions=True)
+            await until(lambda count: count == 0)
+            written = told(client, "generation_tokens_total") - before
         assert [type(each).__name__ for each in done] == ["Generation"] * 5 + ["CancelledError"] * 55
+        assert 5 * 900 <= written < 60 * 900 / 2, "the server wrote on what nobody waited for"
 
     with_engine(url, work)
 
