@@ -13,6 +13,7 @@ from genopt.errors import BackendError, ScorerError, SpecError
 from genopt.types import BackendInfo, Finish, Generation, Score
 
 COUNTS = ("prompt_tokens", "completion_tokens")
+FINISHES = get_args(Finish)
 
 
 def info(given: Any, kind: str) -> BackendInfo:
@@ -49,8 +50,8 @@ def _amiss(given: Any) -> str:
         return _short(given)
     if not isinstance(given.text, str):
         return f"the text {_short(given.text)}"
-    if given.finish not in get_args(Finish):
-        return f"the finish {given.finish!r}, which is none of {', '.join(get_args(Finish))}"
+    if given.finish not in FINISHES:
+        return f"the finish {given.finish!r}, which is none of {', '.join(FINISHES)}"
     for name in COUNTS:
         count = getattr(given, name)
         if not isinstance(count, Integral) or count < 0:

@@ -17,6 +17,11 @@ class Estimate:
     low: float
     high: float
 
+    @property
+    def half(self) -> float:
+        """What stands behind the ±, where the interval is even."""
+        return self.high - self.value
+
     def shown(self, digits: int = 2) -> str:
         """`value [low, high]`."""
         return f"{self.value:.{digits}f} [{self.low:.{digits}f}, {self.high:.{digits}f}]"

@@ -68,7 +68,7 @@ def summary(found: Curves, share: float) -> Iterator[str]:
 
 def plus_minus(found: Estimate) -> str:
     """`value ±half`."""
-    return f"{found.value:.2f} ±{found.high - found.value:.2f}"
+    return f"{found.value:.2f} ±{found.half:.2f}"
 
 
 def spent(found: Curves) -> Iterator[str]:
@@ -143,7 +143,7 @@ def stopped(found: Curves) -> Iterator[str]:
     yield "| table | gain_below | studies | calls, % of the full grid | saved, % of the calls | regret lost, points |"
     yield "|---|---|---|---|---|---|"
     for early in ended_early(found):
-        saved = f"{early.saved.value:.0f} ±{early.saved.high - early.saved.value:.0f}"
+        saved = f"{early.saved.value:.0f} ±{early.saved.half:.0f}"
         cells = [early.table, early.gain_below, str(early.studies), f"{early.calls.value:.1f}", saved]
         yield "| " + " | ".join([*cells, plus_minus(early.lost)]) + " |"
 
@@ -218,11 +218,17 @@ def plot_stopping(found: Curves, path: Path) -> None:
     every = list(ended_early(found))
     for table in sorted({early.table for early in every}):
         line = sorted((early for early in every if early.table == table), key=lambda early: float(early.gain_below))
-        x, y = ([getattr(early, name).value for early in line] for name in ("saved", "lost"))
-        halves = ([getattr(early, name).high - at for early, at in zip(line, values, strict=True)]
-                  for name, values in (("saved", x), ("lost", y)))  # fmt: skip
-        panel.errorbar(x, y, *reversed(list(halves)), marker="o", capsize=2, label=table)
-        for early, *place in zip(line, x, y, strict=True):
+        panel.errorbar(
+            [early.saved.value for early in line],
+            [early.lost.value for early in line],
+            xerr=[early.saved.half for early in line],
+            yerr=[early.lost.half for early in line],
+            marker="o",
+            capsize=2,
+            label=table,
+        )
+        for early in line:
+            place = (early.saved.value, early.lost.value)
             panel.annotate(early.gain_below, place, xytext=(4, 4), textcoords="offset points", fontsize=6)
     panel.axhline(0, color="0.7", linewidth=0.8)
     panel.set(xlabel="calls saved, %", ylabel="regret lost, points", title="stop_when, by gain_below")

@@ -38,9 +38,9 @@ def make_backend(spec: BackendSpec, folder: Path) -> Backend:
         backend = made(model=model, options=spec.options, **many)
     except TypeError as error:
         raise SpecError(f"backend.kind: {name} cannot be made as Class(model=..., options=...): {error}") from error
+    except GenoptError:
+        raise
     except Exception as error:
-        if isinstance(error, GenoptError):
-            raise
         raise SpecError(
             f"backend.kind: {name} cannot be made: {type(error).__name__}: {error}. Correct its options, or the class"
         ) from error

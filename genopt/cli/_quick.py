@@ -9,6 +9,18 @@ from pathlib import Path
 import click
 
 
+def names_are_known(scorer: str, backend: str | None) -> None:
+    """Raises UsageError for a scorer or an engine that there is not; "module:name" may be anybody's."""
+    from genopt.backends import KINDS as ENGINES
+    from genopt.spec.read import hint
+    from genopt.spec.scorers import KINDS
+
+    if scorer not in KINDS and ":" not in scorer:
+        raise click.UsageError(f"--scorer: {scorer!r} is not a scorer genopt knows.{hint(scorer, KINDS)}")
+    if backend is not None and backend not in ENGINES and ":" not in backend:
+        raise click.UsageError(f"--backend: there is no engine {backend!r}.{hint(backend, ENGINES)}")
+
+
 def study_file(
     model: str,
     data: str,
@@ -22,10 +34,7 @@ def study_file(
 ) -> Path:
     """The path of the study file that these flags describe, written if it was not there. Raises UsageError where it is
     there and says something else, apart from its budget."""
-    from genopt.backends import KINDS as ENGINES
     from genopt.errors import SpecError
-    from genopt.spec.read import hint
-    from genopt.spec.scorers import KINDS
     from genopt.template import NEEDS_MORE, beside, guess_backend, guess_fields
     from genopt.template import study_file as written
 
@@ -35,10 +44,7 @@ def study_file(
             f"{data}: no row has a reference to score by. Name its key with --reference, or a scorer without one"
         )
     scorer = scorer or "rouge_l"
-    if scorer not in KINDS and ":" not in scorer:
-        raise click.UsageError(f"--scorer: {scorer!r} is not a scorer genopt knows.{hint(scorer, KINDS)}")
-    if backend is not None and backend not in ENGINES and ":" not in backend:
-        raise click.UsageError(f"--backend: there is no engine {backend!r}.{hint(backend, ENGINES)}")
+    names_are_known(scorer, backend)
     if scorer in NEEDS_MORE:
         raise click.UsageError(
             f"--scorer {scorer}: needs more than its name. Write a study file: genopt init --scorer {scorer}"

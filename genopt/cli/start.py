@@ -36,9 +36,7 @@ def init(
     genopt init --data tickets.jsonl --model llama3.2 --scorer rouge_l
     genopt init --data tickets.jsonl --model ./my-model --backend vllm
     """
-    from genopt.backends import KINDS as ENGINES
-    from genopt.spec.read import hint
-    from genopt.spec.scorers import KINDS
+    from genopt.cli._quick import names_are_known
     from genopt.template import beside, guess_backend, guess_fields, study_file
 
     if output.exists() and not force:
@@ -53,10 +51,7 @@ def init(
         scorer = "rouge_l" if reference else "length"
         if asking:  # with flags alone nothing is asked
             scorer = click.prompt("How is an answer scored", default=scorer, err=True)
-    if scorer not in KINDS and ":" not in str(scorer):
-        raise click.UsageError(f"--scorer: {scorer!r} is not a scorer genopt knows.{hint(str(scorer), KINDS)}")
-    if backend is not None and backend not in ENGINES and ":" not in backend:
-        raise click.UsageError(f"--backend: there is no engine {backend!r}.{hint(backend, ENGINES)}")
+    names_are_known(str(scorer), backend)
     text = study_file(
         output.stem,
         beside(str(data), output.parent),

@@ -64,9 +64,9 @@ def make_scorer(name: str, spec: ScorerSpec, folder: Path, *, seed: int = 0) -> 
         scorer = made(name=name, **options)
     except TypeError as error:
         raise SpecError(f"scorers.{name}: {error}. Check its keys") from error
+    except GenoptError:
+        raise
     except Exception as error:
-        if isinstance(error, GenoptError):
-            raise
         raise SpecError(
             f"scorers.{name}: cannot be made: {type(error).__name__}: {error}. Check its keys, or correct the class"
         ) from error
