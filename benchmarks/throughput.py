@@ -1,7 +1,8 @@
 """python benchmarks/throughput.py [--size tiny] [--runs 3] [--only study]   What vLLM makes of its time under genopt.
 
     study   a whole `genopt.optimize` (search, scoring by a text metric, storage, racing, finalists, verdict), against
-            vLLM's own `LLM.generate` given the very same requests in one call with the same engine options
+            vLLM's own `LLM.generate` given the very same requests in one call with the same engine options; all texts
+            of 64 tokens, or with --unequal each ended by a stop string, as texts of a real task are ended somewhere
     rung    8 and 40 examples x 16 configurations at once through the engine's adapter, against one configuration at a
             time with `LLM.generate`, its batch being the examples
     prefix  prompts of 512 tokens under many configurations in a study: the prompt tokens that were computed, against
@@ -50,6 +51,9 @@ STUDIES: dict[str, dict[str, int]] = {  # long enough that beginning and end are
 FEWER = {"max_num_seqs": 64}  # a CPU is busy with 40; more than that only make the last ones of a phase wait longer
 DUMMY = ("8b",)
 TOKENS, CONFIGURATIONS, PREFIX, CONTEXT = 64, 16, 512, 1024
+UNEQUAL = (16, 48, 128)  # tokens of a text that a stop string ends: at least, until one comes on average, at most
+SHAPE: dict[str, Any] = {"unequal": False}  # of the study, as the command line changes it
+EXACT = {"max_tokens": TOKENS, "min_tokens": TOKENS}
 ASKED: dict[str, Any] = {}  # options of the command line
 ON_CPU = {
     "kv_cache_memory_bytes": 2**30, "block_size": 32, "enforce_eager": True, "enable_chunked_prefill": False,
@@ -107,7 +111,20 @@ def prompts(model: Path, count: int, length: int) -> list[str]:
 def configurations() -> list[dict[str, Any]]:
     """Sixteen of them."""
     pairs = itertools.product((0.4, 0.7, 1.0, 1.3), (0.0, 0.02, 0.05, 0.1))
-    return [{"temperature": t, "min_p": p, "max_tokens": TOKENS, "min_tokens": TOKENS} for t, p in pairs]
+    return [{"temperature": t, "min_p": p, **EXACT} for t, p in pairs]
+
+
+def unequal(model: Path) -> dict[str, Any]:
+    """Limits and a stop string with which random weights write texts of very different lengths."""
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(model)
+    texts = [tokenizer.decode([n]) for n in range(len(tokenizer))]
+    least, mean, most = UNEQUAL
+    wanted = len(texts) / mean
+    parts = sorted({text[at : at + size] for text in texts if text.isascii() for at in range(8) for size in (1, 2)})
+    stop = min(filter(str.isalpha, parts), key=lambda part: abs(sum(part in text for text in texts) - wanted))
+    return {"min_tokens": least, "max_tokens": most, "stop": [stop]}
 
 
 class Clock:
@@ -166,7 +183,7 @@ def run_study(model: Path, given: Mapping[str, Any]) -> dict[str, Any]:
             prompt={"user": "{{ text }}"},
             backend={"kind": "recorded:Backend", "model": str(model), "options": {**options, "raw": True}},
             space={"temperature": {"low": 0.3, "high": 1.3}, "min_p": {"low": 0.0, "high": 0.1}},
-            baseline={"temperature": 0.7, "max_tokens": TOKENS, "min_tokens": TOKENS},
+            baseline={"temperature": 0.7, **(unequal(model) if given["unequal"] else EXACT)},
             scorers={"near": {"kind": "rouge_l"}},
             budget={"trials": given["trials"]},
         )
@@ -194,7 +211,7 @@ def peer(model: Path, options: Mapping[str, Any]) -> tuple[Any, Callable[[Sequen
     llm = LLM(model=str(model), enable_prefix_caching=True, use_tqdm_on_load=False, **options)
     tokenizer = llm.get_tokenizer()
     known = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty", "presence_penalty", "frequency_penalty",
-             "max_tokens", "min_tokens")  # fmt: skip
+             "max_tokens", "min_tokens", "stop")  # fmt: skip
 
     def taken(asked: Sequence[Any]) -> list[Any]:
         ids = [{"prompt_token_ids": tokenizer.encode(prompt)} for prompt, _, _ in asked]
@@ -386,7 +403,7 @@ def told(ratios: Sequence[float]) -> str:
 def study(model: Path, runs: int) -> None:
     """Studies and the requests of each in one call, in turns. A study is told against the calls before and after it: a
     machine is not as fast in one minute as in the next."""
-    size = STUDIES["gpu" if has_gpu() else "cpu"]
+    size = STUDIES["gpu" if has_gpu() else "cpu"] | SHAPE
     options: dict[str, Any] = {} if has_gpu() else FEWER
     with tempfile.TemporaryDirectory() as folder:
         same = {"requests": f"{folder}/requests.json", "options": options}
@@ -418,7 +435,7 @@ def rung(model: Path, runs: int) -> None:
 
 def prefix(model: Path, runs: int) -> None:
     """Prompt tokens computed, times one pass over the examples."""
-    size = {"tune": 40, "holdout": 10, "trials": 16, "length": PREFIX + 4}
+    size = {"tune": 40, "holdout": 10, "trials": 16, "length": PREFIX + 4, "unequal": False}
     few = {"kv_cache_memory_bytes": _cache(model, 50 * (PREFIX + TOKENS) // 5)}
     for name, options in ({"room for all": {}} | ({} if has_gpu() else {"room for a fifth": few})).items():
         with tempfile.TemporaryDirectory() as folder:
@@ -461,6 +478,9 @@ def main() -> None:
     parser.add_argument("--size", choices=SIZES, default="tiny")
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--only", nargs="+", choices=[what.__name__ for what in PARTS])
+    parser.add_argument("--unequal", action="store_true", help="the study's texts end at a stop string")
+    parser.add_argument("--trials", type=int, help="of the study; 24 on a GPU, else 60")
+    parser.add_argument("--tune", type=int, help="its examples to search on, and half as many held out")
     parser.add_argument("--option", action="append", default=[], metavar="NAME=VALUE", help="of vLLM, on both sides")
     parser.add_argument("--model", type=Path, help="where the model is made, or was")
     parser.add_argument("--task", help=argparse.SUPPRESS)
@@ -470,6 +490,11 @@ def main() -> None:
         if (found := WAYS[task["way"]](Path(task["model"]), task)) is not None:
             tell(found)
         return
+    SHAPE["unequal"] = given.unequal
+    if given.trials:
+        SHAPE["trials"] = given.trials
+    if given.tune:
+        SHAPE.update(tune=given.tune, holdout=given.tune // 2)
     for option in given.option:
         name, _, value = option.partition("=")
         ASKED[name] = json.loads(value) if value[:1] in '0123456789[{"' or value in ("true", "false") else value
