@@ -22,11 +22,13 @@ LEASE = 60.0  # seconds of silence after which a worker counts as dead, unless i
 
 @dataclass(frozen=True, slots=True)
 class Spent:
-    """What was paid for: generations by phase, tokens read and written."""
+    """What was paid for: generations by phase, tokens read and written, and calls that failed: they made no generation,
+    but the engine was asked."""
 
     search_generations: int = 0
     confirm_generations: int = 0
     tokens: int = 0
+    failed: int = 0
 
     @property
     def generations(self) -> int:
@@ -37,10 +39,11 @@ class Spent:
             self.search_generations + other.search_generations,
             self.confirm_generations + other.confirm_generations,
             self.tokens + other.tokens,
+            self.failed + other.failed,
         )
 
     def __sub__(self, other: Spent) -> Spent:
-        return self + Spent(-other.search_generations, -other.confirm_generations, -other.tokens)
+        return self + Spent(-other.search_generations, -other.confirm_generations, -other.tokens, -other.failed)
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +87,7 @@ class Leases:
         """Enter a worker, whose lease begins; once more is the same as once."""
         row = {"id": worker.id, "study_id": study_id, "host": worker.host, "process": worker.process}
         row |= {"stage": worker.stage, "lease": worker.lease, "rate": 0.0}
-        row |= {"search_generations": 0, "confirm_generations": 0, "tokens": 0}
+        row |= {"search_generations": 0, "confirm_generations": 0, "tokens": 0, "failed": 0}
         with self._engine.begin() as connection:
             if connection.scalar(sa.select(workers.c.id).where(workers.c.id == worker.id)) is None:
                 connection.execute(sa.insert(workers).values(**row, started=now(), heartbeat=now(), closed=False))
@@ -120,7 +123,7 @@ class Leases:
                 lease=w.lease,
                 stage=w.stage,
                 rate=w.rate,
-                paid=Spent(w.search_generations, w.confirm_generations, w.tokens),
+                paid=Spent(w.search_generations, w.confirm_generations, w.tokens, w.failed),
             )
             for w in found
         ]
@@ -170,6 +173,7 @@ def renew(
         "search_generations": c.search_generations + paid.search_generations,
         "confirm_generations": c.confirm_generations + paid.confirm_generations,
         "tokens": c.tokens + paid.tokens,
+        "failed": c.failed + paid.failed,
     }
     said = {name: value for name, value in (("stage", stage), ("rate", rate)) if value is not None}
     renewed = sa.update(workers).where(c.id == worker_id, sa.not_(c.closed)).values(**added, **said, heartbeat=now())

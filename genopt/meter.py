@@ -12,19 +12,27 @@ from genopt.types import Generation, Phase
 
 @dataclass
 class Meter:
-    """What the study has spent, as it happens, and what it had for nothing: texts `harvested` from others."""
+    """What the study has spent, as it happens, calls that `failed` among it; and what it had for nothing: texts
+    `harvested` from others."""
 
     search_generations: int = 0
     confirm_generations: int = 0
     tokens: int = 0
+    failed: int = 0
     here: int = 0
     tokens_here: int = 0
     harvested: int = 0
     saved_tokens: int = 0
 
     @property
-    def generations(self) -> int:
+    def made(self) -> int:
+        """Generations that exist."""
         return self.search_generations + self.confirm_generations
+
+    @property
+    def generations(self) -> int:
+        """How often the engine was asked, as budgets count it: also where it failed, which may have cost as much."""
+        return self.made + self.failed
 
     def add(self, generation: Generation, phase: Phase) -> None:
         """Count one new generation."""
@@ -36,6 +44,10 @@ class Meter:
         tokens = generation.prompt_tokens + generation.completion_tokens
         self.tokens += tokens
         self.tokens_here += tokens
+
+    def fail(self) -> None:
+        """Count one call that made no generation."""
+        self.failed += 1
 
     def spare(self, generation: Generation) -> None:
         """Count one generation that was not necessary."""
@@ -62,7 +74,8 @@ class Rate:
 
 
 class Account:
-    """What the worker `me` knows of what all have spent: generations and tokens on its meter, and the time."""
+    """What the worker `me` knows of what all have spent: generations, failed calls and tokens on its meter, and
+    the time."""
 
     def __init__(self, meter: Meter, me: str, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._meter, self._me, self._clock = meter, me, clock
@@ -86,3 +99,4 @@ class Account:
         self._meter.search_generations += new.search_generations
         self._meter.confirm_generations += new.confirm_generations
         self._meter.tokens += new.tokens
+        self._meter.failed += new.failed

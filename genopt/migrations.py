@@ -145,6 +145,11 @@ def _harvesting(operations: Operations, connection: sa.Connection) -> None:
     operations.create_index("genopt_generations_kin", generations.name, ["study_id", "kin"])
 
 
+def _failed_calls(operations: Operations, connection: sa.Connection) -> None:
+    """Version 5: how many calls of the engine failed; of those before, nothing is known."""
+    operations.add_column(workers.name, _plain(workers.c.failed))
+
+
 def _paid(connection: sa.Connection) -> dict[int, dict[str, int]]:
     """What each study has paid for: its generations without those that it took over from another as a fork."""
     c = generations.c
@@ -165,5 +170,5 @@ def _paid(connection: sa.Connection) -> dict[int, dict[str, int]]:
 
 
 Step = Callable[[Operations, sa.Connection], None]
-STEPS: Mapping[int, Step] = {3: _leases_and_claims, 4: _harvesting}
+STEPS: Mapping[int, Step] = {3: _leases_and_claims, 4: _harvesting, 5: _failed_calls}
 """What makes each version of the one before it."""

@@ -70,7 +70,7 @@ class Ticker:
             trials=known,
             trial_budget=budget,
             best=interval,
-            generations=done,
+            generations=self._meter.made,
             tokens=self._meter.tokens,
             generations_per_second=generations_per_second,
             tokens_per_second=tokens_per_second,

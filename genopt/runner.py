@@ -176,6 +176,9 @@ async def _decide(session: Session, budget: Mapping[str, Any]) -> Verdict:
             await session.db(session.study.set_attribute, "verdict", {**reached.to_json(), "budget": budget})
     for note in usage_notes(plan.scorers):
         session.note(note)
+    if failed := session.meter.failed:
+        calls = "call of the engine" if failed == 1 else "calls of the engine"
+        session.note(f"{failed:,} {calls} failed and made no text; a budget of generations counts them")
     session.enter("done")
     return reached
 

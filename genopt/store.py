@@ -14,6 +14,7 @@ from genopt.errors import StudyError
 from genopt.leases import Leases, Spent, insert, renew
 from genopt.migrations import create
 from genopt.tables import (
+    FAILED,
     UNIQUE,
     Donor,
     Row,
@@ -73,9 +74,10 @@ class Store:
         """Commit rows by table name in one transaction; a row that exists already is left as it is."""
         with self._engine.begin() as connection:
             for name, values in rows.items():
-                insert(connection, metadata.tables[name], values)
+                if name != FAILED:
+                    insert(connection, metadata.tables[name], values)
             if self.worker:
-                self.kept = renew(connection, self.worker, _cost(rows.get(generations.name, ()))) and self.kept
+                self.kept = renew(connection, self.worker, _cost(rows)) and self.kept
 
     def rows(self, study_id: int, config_key: str, phase: Phase, of: Sequence[str] | None = None) -> list[Row]:
         """Every stored generation of a configuration, with its scores; or only those `of` some examples."""
@@ -157,7 +159,7 @@ class Store:
             )
 
     def spent(self, study_id: int) -> Spent:
-        """What is paid for: generations by phase, and tokens read and written."""
+        """What is paid for: generations by phase, tokens read and written, and calls that failed."""
         c = generations.c
         query = (
             sa.select(c.phase, sa.func.count(), sa.func.sum(c.prompt_tokens + c.completion_tokens))
@@ -166,8 +168,10 @@ class Store:
         )
         with self._engine.connect() as connection:
             counted = {phase: (count, tokens) for phase, count, tokens in connection.execute(query)}
+            of_workers = sa.select(sa.func.sum(workers.c.failed)).where(workers.c.study_id == study_id)
+            failed = int(connection.scalar(of_workers) or 0)
         tokens = sum(int(tokens or 0) for _, tokens in counted.values())
-        return Spent(counted.get("tune", (0, 0))[0], counted.get("confirm", (0, 0))[0], tokens)
+        return Spent(counted.get("tune", (0, 0))[0], counted.get("confirm", (0, 0))[0], tokens, failed)
 
     def harvested(self, study_id: int) -> tuple[int, int]:
         """How many texts were had from generated ones, and how many tokens that would have been."""
@@ -258,9 +262,9 @@ class Store:
         self._engine.dispose()
 
 
-def _cost(rows: Sequence[Mapping[str, Any]]) -> Spent:
-    """What new generations cost; those that were harvested cost nothing."""
-    rows = [row for row in rows if row["harvested_from"] is None]
-    searched = sum(row["phase"] == "tune" for row in rows)
-    tokens = sum(row["prompt_tokens"] + row["completion_tokens"] for row in rows)
-    return Spent(searched, len(rows) - searched, tokens)
+def _cost(rows: Mapping[str, Sequence[Mapping[str, Any]]]) -> Spent:
+    """What new generations and failed calls cost; generations that were harvested cost nothing."""
+    made = [row for row in rows.get(generations.name, ()) if row["harvested_from"] is None]
+    searched = sum(row["phase"] == "tune" for row in made)
+    tokens = sum(row["prompt_tokens"] + row["completion_tokens"] for row in made)
+    return Spent(searched, len(made) - searched, tokens, len(rows.get(FAILED, ())))

@@ -16,7 +16,8 @@ from sqlalchemy.dialects import mysql
 
 from genopt.types import Example, Generation, Judgment, Params, Phase, Score
 
-SCHEMA_VERSION = 4  # a change of the tables takes a step in migrations.py
+SCHEMA_VERSION = 5  # a change of the tables takes a step in migrations.py
+FAILED = "failed"  # no table: what is entered here made no row, and is counted with what its worker paid for
 UNIQUE = ("config_key", "example_id", "sample", "phase")
 
 metadata = sa.MetaData()
@@ -94,6 +95,7 @@ workers = _table(
     sa.Column("search_generations", sa.BigInteger, nullable=False, server_default="0"),
     sa.Column("confirm_generations", sa.BigInteger, nullable=False, server_default="0"),
     sa.Column("tokens", sa.BigInteger, nullable=False, server_default="0"),
+    sa.Column("failed", sa.BigInteger, nullable=False, server_default="0"),
 )
 claims = _table(
     "genopt_claims",

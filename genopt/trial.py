@@ -25,7 +25,7 @@ from genopt.meter import Meter
 from genopt.objectives import HIGHEST, LOWEST, TIMED, Goal
 from genopt.prompt import Prompt, choose_shots
 from genopt.schedule import gather
-from genopt.tables import Donor, Row, generation_row, score_row
+from genopt.tables import FAILED, Donor, Row, generation_row, score_row
 from genopt.types import Backend, Example, Generation, Message, Params, Phase, Request, Score, Scorer
 
 OF_A_TEXT = ("completion_tokens", *TIMED, "characters", "words")  # what is not known where none was written
@@ -238,8 +238,10 @@ class Observer:
         for attempt in range(1, self.attempts + 1):
             try:
                 return handed.generation(await self.backend.generate(request), self.backend)
-            except BackendError as error:
-                if not error.retryable or attempt == self.attempts:
+            except Exception as error:
+                self.meter.fail()
+                self.writer.add(FAILED, {})
+                if not isinstance(error, BackendError) or not error.retryable or attempt == self.attempts:
                     raise
             await self.sleep(pause)
             pause *= 4

@@ -57,4 +57,6 @@ def test_what_others_paid_is_put_on_the_meter_once() -> None:
     for paid in (Spent(10, 0, 100), Spent(10, 0, 100), Spent(12, 3, 130)):
         account.count(workers(paid))
     assert (meter.search_generations, meter.confirm_generations, meter.tokens) == (17, 3, 180)
+    account.count(workers(Spent(12, 3, 130, failed=4)))
+    assert (meter.failed, meter.made, meter.generations) == (4, 20, 24)
     assert meter.here == meter.tokens_here == 0

@@ -18,6 +18,8 @@ from genopt.field import fit
 from genopt.finals import Further
 from genopt.prepare import prepare
 from genopt.purse import Purse
+from genopt.report.markdown import markdown_report
+from genopt.report.material import collect
 from genopt.session import Session
 from genopt.spec.read import make_study
 from genopt.study import TrialRecord
@@ -248,6 +250,26 @@ def test_a_configuration_that_the_engine_cannot_answer_is_given_up(tmp_path: Pat
     assert set(Counter(trial.config["key"] for trial in refused).values()) == {3}
     assert "given up after 3 failures: refused" in ran.notes()
     assert len({trial.config["key"] for trial in ran.trials} | {ran.archive.baseline["key"]}) == 12
+
+
+def test_calls_that_fail_count_against_the_budget_also_of_a_study_that_is_taken_up_again(tmp_path: Path) -> None:
+    """The engine refuses a tenth of the space, and breaks on the way: in both goes together it is asked no more often
+    than the budget says, but for what the verdict keeps."""
+    log = tmp_path / "requests.jsonl"
+    table = study(tmp_path, count=60, budget={"generations": 672}, baseline={"temperature": 0.6, "top_p": 0.8})
+    table["space"] = {"top_p": {"low": 0.5, "high": 1.0}, "temperature": {"low": 0.1, "high": 1.5}}
+    table["search"] = {"sampler": "random", "trials_in_flight": 1}
+    refuses = {"refuses": ["top_p", 0.9, 0.95], "log": str(log)}
+    first = run(table | {"backend": backend(broken_after=300, **refuses)}, tmp_path)
+    assert isinstance(first.error, BackendError)
+    ran = run(table | {"backend": backend(**refuses)}, tmp_path)
+    asked, made = len(log.read_text().splitlines()), len(generations(tmp_path))
+    spent, confirm = ran.archive.spent, ran.decided().confirm_generations
+    assert spent.failed >= 5 + 3, "five in a row ended the first go; one configuration, at least, was given up"
+    assert asked == made + spent.failed
+    assert 672 - 48 - 36 < asked - confirm <= 672 - 48
+    assert f"{spent.failed} calls of the engine failed" in ran.notes()
+    assert f"{spent.failed}, which made no text" in markdown_report(collect(ran.archive))
 
 
 def test_a_broken_engine_fails_the_baseline_at_once(tmp_path: Path) -> None:

@@ -186,7 +186,7 @@ def test_a_busy_engine_is_asked_again_with_growing_pauses(tmp_path: Path) -> Non
             await session.measure(plan.configure(SAMPLING))
             assert pauses == [0.5] * 35
             assert engine.requests == 71
-            assert session.meter.search_generations == 36
+            assert (session.meter.search_generations, session.meter.failed) == (36, 35)
 
     asyncio.run(main())
 
@@ -206,7 +206,8 @@ def test_a_dead_engine_is_given_up(tmp_path: Path, options: dict[str, Any], paus
             with pytest.raises(BackendError, match="the engine is"):
                 await session.observer.observe(plan.configure(SAMPLING), {}, example, 0, "tune", None)
             assert engine.requests == len(pauses_wanted) + 1
-            assert session.meter.generations == 0
+            assert session.meter.made == 0
+            assert session.meter.generations == session.meter.failed == engine.requests, "each call is paid for"
 
     asyncio.run(main())
     assert pauses == pauses_wanted

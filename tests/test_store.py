@@ -22,7 +22,7 @@ from genopt.leases import Spent, Worker, insert
 from genopt.runner import optimize
 from genopt.spec.read import make_study
 from genopt.store import Store
-from genopt.tables import generation_id, generation_row, metadata, score_row
+from genopt.tables import FAILED, generation_id, generation_row, metadata, score_row
 from genopt.types import Example, Generation, Score
 from tests import toy
 from tests.databases import Missing, Postgres
@@ -272,8 +272,12 @@ def test_what_is_written_is_paid_by_its_worker_in_the_same_transaction(url: str,
     assert not mine.kept
     assert store.leases.workers(1)[0].paid == Spent(2, 1, 39), "what was paid is paid, whoever took the lease for over"
     with pytest.raises(sa.exc.IntegrityError):
-        mine.write({"genopt_generations": [row("r4"), row("r5") | {"text": None}]})
+        mine.write({"genopt_generations": [row("r4"), row("r5") | {"text": None}], FAILED: [{}]})
     assert store.leases.workers(1)[0].paid == Spent(2, 1, 39)
+    mine.write({FAILED: [{}, {}]})
+    mine.write({"genopt_generations": [row("r4")], FAILED: [{}]})
+    assert store.leases.workers(1)[0].paid == store.spent(1) == Spent(3, 1, 52, failed=3)
+    assert store.spent(2) == Spent()
     mine.close()
 
 

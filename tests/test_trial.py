@@ -15,7 +15,7 @@ from genopt.errors import BackendError, ScorerError
 from genopt.meter import Meter
 from genopt.objectives import Constraint, Goal, Objective
 from genopt.prompt import Prompt
-from genopt.tables import Row, generation_id
+from genopt.tables import FAILED, Row, generation_id
 from genopt.trial import Configuration, Evaluation, Observation, Observer, mean_of, measured, seed_of
 from genopt.types import BackendInfo, Example, Generation, Need, Request, Score
 
@@ -304,7 +304,7 @@ def test_a_busy_engine_is_asked_again_with_growing_pauses() -> None:
     assert bench.slept == sorted(bench.slept)
     assert len(set(bench.slept)) == 3
     assert len({request.seed for request in bench.engine.requests}) == 1
-    assert bench.meter.generations == 1
+    assert (bench.meter.made, bench.meter.failed, bench.meter.generations) == (1, 3, 4)
 
 
 def test_an_engine_that_stays_busy_fails_the_observation() -> None:
@@ -312,7 +312,7 @@ def test_an_engine_that_stays_busy_fails_the_observation() -> None:
     with pytest.raises(BackendError, match="busy 3"):
         bench.observe()
     assert len(bench.slept) == 3
-    assert bench.rows.added == []
+    assert bench.rows.added == [(FAILED, {})] * 4, "nothing but that it was asked four times"
 
 
 def test_a_final_error_is_not_tried_again() -> None:

@@ -23,7 +23,7 @@ from genopt.cli._fleet import study_arguments
 from genopt.cli._title import passwords
 from genopt.database import masked, with_driver
 from genopt.errors import StudyError
-from genopt.leases import Worker
+from genopt.leases import Spent, Worker
 from genopt.migrations import upgrade
 from genopt.store import Store
 from genopt.workers import Crew
@@ -223,7 +223,7 @@ def test_tables_of_an_older_version_are_refused_with_the_command_that_brings_the
     new.create()
     with closing(sqlite3.connect(tmp_path / "old.db")) as connection, connection:  # what version 2 had
         connection.execute("DROP TABLE genopt_claims")
-        for name in ("lease", "stage", "rate", "search_generations", "confirm_generations", "tokens"):
+        for name in ("lease", "stage", "rate", "search_generations", "confirm_generations", "tokens", "failed"):
             connection.execute(f"ALTER TABLE genopt_workers DROP COLUMN {name}")
         connection.execute("DROP INDEX genopt_generations_kin")
         for name in ("kin", "tokens", "harvested_from"):
@@ -253,7 +253,7 @@ def test_tables_of_an_older_version_are_refused_with_the_command_that_brings_the
     assert upgrade(url)[0] == upgrade(url)[1]
     new.create()
     (worker,) = new.leases.workers(1)
-    assert (worker.paid.search_generations, worker.paid.confirm_generations, worker.paid.tokens) == (1, 1, 33)
+    assert worker.paid == Spent(1, 1, 33, 0)
     assert new.leases.claim(1, "w", ["x"]) == {"x": "w"}
     new.close()
 

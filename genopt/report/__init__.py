@@ -216,6 +216,7 @@ def inspect_json(archive: Archive) -> dict[str, Any]:
         "search_generations": archive.spent.search_generations,
         "confirm_generations": archive.spent.confirm_generations,
         "tokens": archive.spent.tokens,
+        "calls_failed": archive.spent.failed,
         "workers": [
             {"host": w.host, "started": w.started, "heartbeat": w.heartbeat, "closed": w.closed}
             for w in archive.workers

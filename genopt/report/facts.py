@@ -70,7 +70,8 @@ class HeldOut:
 @dataclass(frozen=True, slots=True)
 class Cost:
     """What the study took. `saved` generations were not made because racing stopped trials, `known` because a trial
-    equalled another one, `harvested` because they are cuts of generated ones (`saved_tokens` in all)."""
+    equalled another one, `harvested` because they are cuts of generated ones (`saved_tokens` in all). `calls_failed`
+    times the engine was asked and made none."""
 
     trials: int
     configurations: int
@@ -85,6 +86,7 @@ class Cost:
     known: int
     harvested: int = 0
     saved_tokens: int = 0
+    calls_failed: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -168,6 +168,7 @@ def _cost(material: Material, examples: int) -> Cost:
         hours=worked(worker.span for worker in archive.workers) / 3600,
         saved=int(sum(max(0, examples * each[key] - made[key]) for key in stopped)),
         known=int(sum(made[key] for key in equal)),
+        calls_failed=archive.spent.failed,
     )
 
 

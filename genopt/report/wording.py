@@ -80,6 +80,7 @@ def cost_rows(facts: Facts) -> list[tuple[str, str]]:
         *([("cuts of other texts", harvested)] if cost.harvested else []),
         ("failed or interrupted", f"{cost.failed:,}"),
         ("generations", f"{cost.search_generations:,} to search, {cost.confirm_generations:,} to confirm"),
+        *([("calls that failed", f"{cost.calls_failed:,}, which made no text")] if cost.calls_failed else []),
         ("tokens", f"{cost.tokens:,} read and written"),
         ("working time", duration(cost.hours * 3600)),
     ]
