@@ -4,16 +4,34 @@ amiss in it would show as a fault of the storage or of the arithmetic."""
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from numbers import Integral, Real
 from typing import Any, get_args
 
-from genopt.errors import BackendError, ScorerError, SpecError
+from genopt.errors import BackendError, GenoptError, ScorerError, SpecError
 from genopt.types import BackendInfo, Finish, Generation, Score
 
 COUNTS = ("prompt_tokens", "completion_tokens")
 FINISHES = get_args(Finish)
+
+
+@contextmanager
+def raised(kind: str, method: str) -> Iterator[None]:
+    """What an engine's `method` raises is an error of genopt's inside: its own kind of error as it is, any other as a
+    BackendError that names the engine; `kind` is its name."""
+    try:
+        yield
+    except GenoptError:
+        raise
+    except Exception as error:
+        failure = BackendError(
+            f"backend.kind: {kind}: {method}() raised {type(error).__name__}: {error}",
+            hint="correct the engine (genopt --debug ... shows where), or have it raise genopt.BackendError, with"
+            " retryable=True for what may pass",
+        )
+        raise failure.with_traceback(error.__traceback__) from error  # the cause alone is lost among tasks
 
 
 def info(given: Any, kind: str) -> BackendInfo:

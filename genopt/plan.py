@@ -207,6 +207,7 @@ class Plan:
             seed=self.spec.seed,
             repeats=self.spec.search.repeats,
             backend=self.backend,
+            kind=self.spec.backend.kind,
             prompt=self.prompt,
             pool=self.tune,
             scorers=self.scorers,

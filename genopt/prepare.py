@@ -89,7 +89,9 @@ async def prepare(spec: StudySpec, *, tell: Callable[[str], None] = lambda text:
             names_are_known(spec, prompt, searched(spec, space, known), known, fields)
         for line in memory_told(spec):
             tell(line)
-        info = handed.info(await backend.open(), spec.backend.kind)
+        with handed.raised(spec.backend.kind, "open"):
+            opened = await backend.open()
+        info = handed.info(opened, spec.backend.kind)
         space = searched(spec, space, info)
         names_are_known(spec, prompt, space, info, fields)
         info = _one_model(info, spec, space)

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from genopt import handed
 from genopt.answers import Answers
-from genopt.errors import BackendError, ScorerError
+from genopt.errors import BackendError, GenoptError, ScorerError
 from genopt.harvest import Harvest
 from genopt.meter import Meter
 from genopt.objectives import HIGHEST, LOWEST, TIMED, Goal
@@ -148,6 +148,7 @@ class Observer:
     output: Mapping[str, Any] = field(default_factory=dict)
     answers: Answers = field(default_factory=Answers)
     harvest: Harvest = field(default_factory=Harvest)
+    kind: str = ""
     attempts: int = 4
     sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
 
@@ -237,8 +238,9 @@ class Observer:
         pause = 0.5
         for attempt in range(1, self.attempts + 1):
             try:
-                return handed.generation(await self.backend.generate(request), self.backend)
-            except Exception as error:
+                with handed.raised(self.kind, "generate"):
+                    return handed.generation(await self.backend.generate(request), self.backend)
+            except GenoptError as error:
                 self.meter.fail()
                 self.writer.add(FAILED, {})
                 if not isinstance(error, BackendError) or not error.retryable or attempt == self.attempts:

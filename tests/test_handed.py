@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import traceback
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -119,6 +120,35 @@ def test_a_study_tells_who_gave_what(tmp_path: Path, monkeypatch: pytest.MonkeyP
     (tmp_path / "again").mkdir()
     ran = run(study(tmp_path / "again"), tmp_path / "again")
     assert isinstance(ran.error, BackendError) and "ToyBackend.generate() gave 'yes'" in str(ran.error)
+
+
+@pytest.mark.parametrize(("method", "works"), [("open", 0), ("generate", 0), ("generate", 60)])
+def test_what_an_engine_raises_is_told_as_its_failure(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str, works: int
+) -> None:
+    """Before anything is asked, of the baseline, and of trials: by name, with what was raised and what to do."""
+    real, calls = getattr(ToyBackend, method), []
+
+    async def breaks(self: ToyBackend, *given: Any) -> Any:
+        calls.append(given)
+        if len(calls) > works:
+            raise KeyError("choices")
+        return await real(self, *given)
+
+    monkeypatch.setattr(ToyBackend, method, breaks)
+    if method == "open":
+        with pytest.raises(BackendError) as caught:
+            asyncio.run(prepare(make_study(study(tmp_path), folder=tmp_path)))
+        error: BaseException = caught.value
+    else:
+        ran = run(study(tmp_path), tmp_path)
+        assert ran.error is not None
+        error = ran.error
+        assert bool(ran.trials) == bool(works)
+    assert isinstance(error, BackendError)
+    assert "breaks" in [frame.name for frame in traceback.extract_tb(error.__traceback__)], "--debug shows where"
+    assert str(error) == f"backend.kind: tests.toy:ToyBackend: {method}() raised KeyError: 'choices'"
+    assert "correct the engine" in error.hint
 
 
 def test_what_cannot_be_closed_does_not_take_the_verdict_along(

@@ -7,6 +7,7 @@ import importlib
 from collections.abc import Mapping
 from pathlib import Path
 
+from genopt import handed
 from genopt.errors import GenoptError, SpecError
 from genopt.plugins import load_object
 from genopt.spec import BackendSpec
@@ -63,7 +64,8 @@ def declared(kind: str, model: str | None, folder: Path) -> tuple[Mapping[str, D
 
     async def ask() -> BackendInfo:
         try:
-            return await backend.open()
+            with handed.raised(kind, "open"):
+                return await backend.open()
         finally:
             await backend.aclose()
 
