@@ -18,7 +18,7 @@ from genopt.errors import SpecError
 from genopt.prompt import Prompt, problems
 from genopt.space import Choice, Constant, Dimension, Number, SearchSpace, Switch
 from genopt.spec import BackendSpec, StudySpec
-from genopt.spec.read import hint
+from genopt.spec.mistakes import hint
 from genopt.types import BackendInfo, Domain, Example, Scorer
 
 SMALLEST = 8  # examples on each side of the split, below which nothing can be shown or chosen

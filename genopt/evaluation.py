@@ -20,8 +20,9 @@ from genopt.runner import run
 from genopt.schedule import run_trial
 from genopt.space import Constant, Switch
 from genopt.spec import StudySpec
+from genopt.spec.mistakes import hint
 from genopt.spec.outside import sent_to
-from genopt.spec.read import hint, read_study
+from genopt.spec.read import read_study
 from genopt.stats import interval, mean_se
 from genopt.trial import Configuration, Evaluation, Memory, Observation, Observer
 from genopt.types import Example

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from genopt.errors import SpecError
-from genopt.spec.read import hint
+from genopt.spec.mistakes import hint
 
 
 def load_object(name: str, folder: Path, *, key: str) -> Any:

@@ -17,7 +17,8 @@ from genopt.objectives import Constraint, Objective
 from genopt.space import Choice, Constant, Number, Switch
 from genopt.spec import BackendSpec, DatasetSpec, StudySpec
 from genopt.spec.dimensions import Choices, Range, build_space
-from genopt.spec.read import hint, make_study, read_study
+from genopt.spec.mistakes import hint
+from genopt.spec.read import make_study, read_study
 
 FULL = """
 name    = "support-answers"
@@ -440,6 +441,27 @@ def test_a_study_from_python_takes_callables_as_scorers(tmp_path: Path, monkeypa
     assert spec.known_metrics()[:2] == ("mine", "other")
     assert spec.url == f"sqlite:///{tmp_path.resolve() / 'study.db'}"
     assert spec.source == "StudySpec"
+
+
+@pytest.mark.parametrize("make", [lambda table: StudySpec(**table), StudySpec.model_validate])
+def test_what_the_constructor_refuses_is_told_as_in_a_study_file(make: Any) -> None:
+    """Every mistake at once, with its key, the value and what to do; `self` is a key like any other."""
+    table = {
+        "dataset": {"rows": [], "holdout": 1.5},
+        "prompt": {"usr": "{{ q }}"},
+        "backend": BackendSpec(model="m"),
+        "scorers": {"right": {"kind": "exact_mach"}},
+        "budget": 5,
+        "self": 1,
+    }
+    with pytest.raises(SpecError) as told:
+        make(table)
+    with pytest.raises(SpecError) as of_file:
+        make_study(table, source="StudySpec")
+    assert told.value.problems == of_file.value.problems
+    assert "StudySpec: prompt.usr: unknown key. Did you mean 'user'?" in told.value.problems
+    assert "StudySpec: dataset.holdout: 1.5 is too large. Use less than 1.0" in told.value.problems
+    assert len(told.value.problems) == 5
 
 
 def test_a_study_is_frozen_and_strict() -> None:

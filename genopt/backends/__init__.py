@@ -12,7 +12,7 @@ from genopt.errors import GenoptError, SpecError
 from genopt.plugins import load_object
 from genopt.spec import BackendSpec
 from genopt.spec.backend import MANY
-from genopt.spec.read import hint
+from genopt.spec.mistakes import hint
 from genopt.types import Backend, BackendInfo, Domain, Params
 
 KINDS = {

@@ -10,7 +10,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from genopt.errors import SpecError
-from genopt.spec.read import hint
+from genopt.spec.mistakes import hint
 
 RUNNER = ("num_ctx", "num_batch", "num_gpu", "main_gpu", "use_mmap", "num_thread", "draft_num_predict")
 THINK = (None, True, False, "low", "medium", "high", "max")

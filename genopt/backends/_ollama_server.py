@@ -14,7 +14,7 @@ from typing import Any
 from genopt.backends._http import Refused, Server, in_words, near
 from genopt.backends._ollama_params import Own, Runner, Version, own_parameters, runner_of
 from genopt.errors import BackendError, SpecError
-from genopt.spec.read import hint
+from genopt.spec.mistakes import hint
 
 STEP = 10  # percent of a pull between two lines for people
 SILENCE = 15.0  # seconds after which a pull says where it is anyway

@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 from genopt.backends._openai_params import DIALECTS, PARAMS, Dialect
 from genopt.errors import SpecError
-from genopt.spec.read import hint
+from genopt.spec.mistakes import hint
 
 HOSTED = "https://api.openai.com/v1"
 _DEFAULTS: Mapping[str, Any] = {

@@ -20,7 +20,7 @@ from typing import Any
 
 from genopt.backends._ray_actor import EngineActor
 from genopt.errors import BackendError, MissingExtra, SpecError
-from genopt.spec.read import hint
+from genopt.spec.mistakes import hint
 
 OWN = ("address", "num_cpus", "num_gpus", "resources", "start_timeout")
 AT_ONCE = 10_000  # calls that one actor may have before it; how many it should have is for the dispatch to say

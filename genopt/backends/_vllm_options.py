@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from genopt.errors import SpecError
-from genopt.spec.read import hint
+from genopt.spec.mistakes import hint
 
 UTILIZATION = 0.92  # vLLM's own share of the GPU's memory
 TYPICAL = 1024  # tokens of a prompt and its answer: decides how many of them the KV cache is thought to hold

@@ -13,7 +13,7 @@ from typing import Any
 
 from genopt.backends._domains import COMMON
 from genopt.errors import BackendError
-from genopt.spec.read import hint
+from genopt.spec.mistakes import hint
 from genopt.types import Domain, ParamValue, Request
 
 NO_LORA = "none"

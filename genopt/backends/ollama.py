@@ -33,7 +33,7 @@ from genopt.backends._ollama_params import (
 from genopt.backends._ollama_server import Loaded, Model, loaded, models_of, server_version
 from genopt.backends._ollama_wire import Reply, Wire, advice, is_empty, may_pass, too_long
 from genopt.errors import BackendError, SpecError
-from genopt.spec.read import hint
+from genopt.spec.mistakes import hint
 from genopt.types import BackendInfo, Generation, Message, Params, ParamValue, Request
 
 __all__ = ["PARAMS", "OllamaBackend"]

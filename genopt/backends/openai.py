@@ -20,7 +20,7 @@ from genopt.backends._openai_options import Options, options_of
 from genopt.backends._openai_params import DIALECTS, PARAMS, Dialect, defaults
 from genopt.backends._openai_reply import Reply, too_long
 from genopt.errors import BackendError, SpecError
-from genopt.spec.read import hint
+from genopt.spec.mistakes import hint
 from genopt.types import BackendInfo, Domain, Generation, Message, ParamValue, Request
 
 _OWNERS: Mapping[str, Dialect] = {"vllm": "vllm", "llamacpp": "llama.cpp"}

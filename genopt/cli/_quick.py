@@ -12,7 +12,7 @@ import click
 def names_are_known(scorer: str, backend: str | None) -> None:
     """Raises UsageError for a scorer or an engine that there is not; "module:name" may be anybody's."""
     from genopt.backends import KINDS as ENGINES
-    from genopt.spec.read import hint
+    from genopt.spec.mistakes import hint
     from genopt.spec.scorers import KINDS
 
     if scorer not in KINDS and ":" not in scorer:

@@ -24,7 +24,7 @@ from genopt.scorers._judge_modes import (
     reason_of,
     ways,
 )
-from genopt.spec.read import hint
+from genopt.spec.mistakes import hint
 from genopt.types import Backend, BackendInfo, Generation, Judgment, Message, ParamValue, Request
 
 ATTEMPTS = 4  # at a request that the engine says may be tried again

@@ -15,6 +15,7 @@ from genopt.spec.answer import AnswerSpec
 from genopt.spec.backend import Engines, EngineSpec
 from genopt.spec.confirm import AuditSpec, ConfirmSpec
 from genopt.spec.dimensions import SpaceSpec, Value
+from genopt.spec.mistakes import Whole
 from genopt.spec.output import OutputSpec
 from genopt.spec.scorers import ScorerSpec
 
@@ -204,7 +205,7 @@ class BudgetSpec(Table):
     """Time in which anybody works on the study, verdict included: eight workers for two hours are two hours."""
 
 
-class StudySpec(Table):
+class StudySpec(Whole):
     """One study: what to optimise, on which data, by which score, within which budget."""
 
     name: Annotated[str, Field(min_length=1, max_length=200)] = "study"

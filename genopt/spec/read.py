@@ -1,45 +1,22 @@
-"""Owns the way from a TOML file and `--set` to a StudySpec, and the words in which every mistake is told at once."""
+"""Owns the way from a TOML file and `--set` to a StudySpec: every mistake in it is told at once."""
 
 from __future__ import annotations
 
-import difflib
 import json
 import tomllib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, get_args
-
-from pydantic import BaseModel, ValidationError
+from typing import Any
 
 from genopt.errors import SpecError
 from genopt.objectives import TIMED
 from genopt.presets import PRESETS
 from genopt.spec import StudySpec
-from genopt.spec._base import Table
 from genopt.spec.answer import answer_problems
 from genopt.spec.confirm import confirm_problems
-from genopt.spec.dimensions import Choices, Range
+from genopt.spec.mistakes import hint
 from genopt.spec.outside import confined
-from genopt.spec.scorers import KINDS, ScorerSpec
-
-Where = tuple[str | int, ...]
-WANTS = {
-    "string_type": "a text in quotes",
-    "int_type": "a whole number",
-    "float_type": "a number",
-    "finite_number": "a finite number",
-    "bool_type": "true or false",
-    "list_type": "a list [...]",
-    **dict.fromkeys(("dict_type", "model_type", "model_attributes_type"), "a table"),
-    "callable_type": 'a callable or "module:name"',
-}
-BOUNDS = {
-    "greater_than_equal": ("ge", "too small", "{} or more"),
-    "greater_than": ("gt", "too small", "more than {}"),
-    "less_than_equal": ("le", "too large", "{} or less"),
-    "less_than": ("lt", "too large", "less than {}"),
-    "string_too_long": ("max_length", "too long", "at most {} characters"),
-}
+from genopt.spec.scorers import ScorerSpec
 
 
 def read_study(path: str | Path, *, overrides: Sequence[str] = (), allow_outside: bool = False) -> StudySpec:
@@ -75,9 +52,10 @@ def make_study(
     if problems:
         raise SpecError(problems)
     try:
-        spec = StudySpec.model_validate(table)
-    except ValidationError as error:
-        raise SpecError([_blamed(problem, source, overrides) for problem in _explain(error, table)]) from None
+        spec = StudySpec(**table)
+    except SpecError as error:
+        mistakes = [problem.removeprefix("StudySpec: ") for problem in error.problems]
+        raise SpecError([_blamed(mistake, source, overrides) for mistake in mistakes]) from None
     spec._source = source
     if folder is not None:
         spec._folder = folder
@@ -177,143 +155,3 @@ def consistency(spec: StudySpec) -> Iterator[str]:
     yield from answer_problems(spec.answer, spec.scorers, spec.space)
     if goal.several and spec.search.sampler == "gp" and spec.search.pruner == "median":
         yield "search.pruner: median works with one objective. Use paired or none"
-
-
-def hint(word: str, known: Iterable[str]) -> str:
-    """` Did you mean 'x'?`, or the list of what exists."""
-    known = list(known)
-    close = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
-    if close:
-        return f" Did you mean {close[0]!r}?"
-    return f" Known: {', '.join(sorted(known))}" if known else ""
-
-
-def _explain(error: ValidationError, table: dict[str, Any]) -> list[str]:
-    """One line per mistake: `key: what is wrong. What to do`."""
-    places: dict[Where, list[Any]] = {}
-    for item in error.errors(include_url=False):
-        places.setdefault(tuple(part for part in item["loc"] if not _is_tag(part)), []).append(item)
-    misspelt = [where for where, items in places.items() if items[0]["type"] == "extra_forbidden"]
-    lines: dict[str, None] = {}  # ordered and distinct: the branches of a union repeat themselves
-    for where, items in places.items():
-        if items[0]["type"] == "missing" and any(_is_slip(other, where) for other in misspelt):
-            continue  # told as the unknown key that it was written as
-        told = [item for item in items if item["type"] not in WANTS and item["type"] != "literal_error"]
-        if not told and any(other[: len(where)] == where and other != where for other in places):
-            continue  # it was meant as a table, whose own mistakes are told
-        if len(items) > 1 and not told:  # no branch of a union takes a value of this type
-            lines[f"{_dotted(where)}: {_wanted(items)}"] = None
-            continue
-        for item in told or items[:1]:
-            lines[f"{_dotted(where)}: {_say(item, where, table)}"] = None
-    return list(lines)
-
-
-def _is_slip(written: Where, meant: Where) -> bool:
-    """True when a key beside the one meant looks like a misspelling of it."""
-    return written[:-1] == meant[:-1] and bool(difflib.get_close_matches(str(written[-1]), [str(meant[-1])], n=1))
-
-
-def _wanted(items: Sequence[Any]) -> str:
-    """What would have been taken, when several types of value would."""
-    wants = [
-        WANTS.get(item["type"], item["ctx"]["expected"] if item["type"] == "literal_error" else "") for item in items
-    ]
-    kinds = [w for w in dict.fromkeys(wants) if w != "a whole number" or not {"a number", "a finite number"} & {*wants}]
-    listed = " or ".join([*([", ".join(kinds[:-1])] if kinds[:-1] else []), kinds[-1]])
-    return f"{_short(items[0]['input'])} is not {listed}. Write it as {'one of these' if kinds[:-1] else 'one'}"
-
-
-def _is_tag(part: str | int) -> bool:
-    """True for the parts of a location that pydantic adds for the members of a union."""
-    if not isinstance(part, str):
-        return False
-    members = ("bool", "int", "float", "str", "TextFile", "DimensionSpec")
-    made_up = ("#", "constrained-", "function-", "callable", "literal[", "list[", "dict[")
-    return part.startswith(made_up) or part in members
-
-
-def _dotted(where: Where) -> str:
-    text = ""
-    for part in where:
-        text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else part
-    return text or "study"
-
-
-def _say(item: Any, where: Where, table: dict[str, Any]) -> str:
-    kind, given = item["type"], item["input"]
-    name = str(where[-1]) if where else ""
-    if kind == "extra_forbidden":
-        model = _model_at(where[:-1], table)
-        return "unknown key." + hint(name, _keys(model) if model else ())
-    if kind == "missing":
-        model = _model_at(where[:-1], table)
-        field = model.model_fields.get(name) if model else None
-        return "is missing. " + (f"Add it: {field.description}" if field and field.description else "Add it")
-    if kind in ("scorer_kind", "union_tag_not_found"):
-        if not isinstance(given, dict):
-            return f'{_short(given)} is not a table. Write {name} = {{ kind = "exact_match" }}'
-        wanted = given.get("kind")
-        if wanted is None:
-            return f'has no kind. Add kind = one of {", ".join(sorted(KINDS))}, or "module:name" of your own'
-        return f'kind {wanted!r} is not a scorer genopt knows.{hint(str(wanted), KINDS)} Your own is "module:name"'
-    if kind == "value_error":
-        return str(item["ctx"]["error"]) + f" (given: {_short(given)})" * (not isinstance(given, (dict, list)))
-    if kind == "literal_error":
-        words = [word.strip("'") for word in item["ctx"]["expected"].replace(" or ", ", ").split(", ")]
-        close = difflib.get_close_matches(str(given), words, n=1)
-        guess = f"Did you mean {close[0]!r}?" if close else "Use one of them"
-        return f"{_short(given)} is not {item['ctx']['expected']}. {guess}"
-    if kind in WANTS:
-        return f"{_short(given)} is not {WANTS[kind]}. Write it as one"
-    if kind in BOUNDS:
-        key, what, instead = BOUNDS[kind]
-        return f"{_short(given)} is {what}. Use {instead.format(item['ctx'][key])}"
-    if kind in ("too_short", "string_too_short"):
-        return "is empty. Give at least one" if kind == "too_short" else "is empty. Write a text"
-    return f"{_short(given)} is not allowed: {item['msg'][0].lower()}{item['msg'][1:]}"
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."
-
-
-def _keys(model: type[BaseModel]) -> list[str]:
-    return [field.alias or name for name, field in model.model_fields.items()]
-
-
-def _model_at(where: Where, table: Any) -> type[BaseModel] | None:
-    """The model of the table at a location, to know which keys it has."""
-    model: type[BaseModel] = StudySpec
-    for depth, part in enumerate(where):
-        table = _child(table, part)
-        if isinstance(part, int):
-            continue
-        if depth == 0 and part in ("scorers", "space"):
-            return _open_table(str(part), where, table)
-        field = model.model_fields.get(part)
-        inner = [a for a in (field.annotation, *get_args(field.annotation)) if _is_table(a)] if field else []
-        if not inner:
-            return None
-        model = inner[0]
-    return model
-
-
-def _open_table(kind: str, where: Where, table: Any) -> type[BaseModel] | None:
-    """The model inside a table whose names the user chooses."""
-    for part in where[1:]:
-        table = _child(table, part)
-    if kind == "scorers":
-        return KINDS.get(str(table.get("kind"))) if isinstance(table, dict) else None
-    return Choices if isinstance(table, dict) and "choices" in table else Range
-
-
-def _child(table: Any, part: str | int) -> Any:
-    if isinstance(table, dict):
-        return table.get(str(part))
-    return table[part] if isinstance(table, list) and isinstance(part, int) and part < len(table) else None
-
-
-def _is_table(annotation: Any) -> bool:
-    return isinstance(annotation, type) and issubclass(annotation, Table)
