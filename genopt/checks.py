@@ -19,6 +19,7 @@ from genopt.prompt import Prompt, problems
 from genopt.space import Choice, Constant, Dimension, Number, SearchSpace, Switch
 from genopt.spec import BackendSpec, StudySpec
 from genopt.spec.mistakes import hint
+from genopt.spec.storage import sqlite_file
 from genopt.types import BackendInfo, Domain, Example, Scorer
 
 SMALLEST = 8  # examples on each side of the split, below which nothing can be shown or chosen
@@ -37,11 +38,9 @@ def audit_problems(spec: StudySpec) -> tuple[str, ...]:
 
 def storage_problems(spec: StudySpec) -> Iterator[str]:
     """What is wrong with the storage, as far as can be told without opening it: an engine would be loaded first."""
-    scheme, mark, path = spec.url.partition("://")
-    folder = Path(path.partition("?")[0].removeprefix("/")).parent
-    if not mark:
+    if "://" not in spec.url:
         yield f"storage: {masked(spec.url)} is no URL. Write e.g. sqlite:///study.db"
-    elif scheme.startswith("sqlite") and "file:" not in path and not folder.is_dir():
+    elif (file := sqlite_file(spec.url)) is not None and not (folder := Path(file[1]).parent).is_dir():
         yield f"storage: {masked(spec.url)}: {folder} is no folder. Make it, or check the path"
 
 

@@ -188,6 +188,8 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path: Path, content: bytes | No
         ("sqlite:///../b.db", "sqlite:///{parent}/b.db"),
         ("sqlite:////abs/b.db", "sqlite:////abs/b.db"),
         ("sqlite+pysqlite:///b.db", "sqlite+pysqlite:///{folder}/b.db"),
+        ("sqlite:///b.db?timeout=5", "sqlite:///{folder}/b.db?timeout=5"),
+        ("sqlite:///file:b.db?uri=true", "sqlite:///file:b.db?uri=true"),
         ("postgresql+psycopg://u:p@h:1/db", "postgresql+psycopg://u:p@h:1/db"),
     ],
 )
@@ -195,6 +197,12 @@ def test_a_storage_is_found_from_the_study_files_folder(tmp_path: Path, storage:
     folder = (tmp_path / "inner").resolve()
     table = short() | {"name": "n"} | ({"storage": storage} if storage else {})
     assert make_study(table, folder=folder).url == url.format(folder=folder, parent=folder.parent)
+
+
+@pytest.mark.parametrize("url", ["sqlite://", "sqlite:///", "sqlite:///:memory:", "sqlite+pysqlite:///?timeout=5"])
+def test_a_database_in_memory_is_refused_however_it_is_written(url: str) -> None:
+    with pytest.raises(SpecError, match=r"storage: a database in memory is gone .* sqlite:///study.db"):
+        make_study(short() | {"storage": url})
 
 
 # --- the space

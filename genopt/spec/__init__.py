@@ -18,6 +18,7 @@ from genopt.spec.dimensions import SpaceSpec, Value
 from genopt.spec.mistakes import Whole
 from genopt.spec.output import OutputSpec
 from genopt.spec.scorers import ScorerSpec
+from genopt.spec.storage import sqlite_file
 
 __all__ = [
     "AnswerSpec",
@@ -283,9 +284,9 @@ class StudySpec(Whole):
     def url(self) -> str:
         """The storage's URL, a relative SQLite path resolved against the study file's folder."""
         url = self.storage or f"sqlite:///{self.name}.db"
-        prefix, _, path = url.partition(":///")
-        if prefix.startswith("sqlite") and path and not path.startswith("/") and path != ":memory:":
-            return f"{prefix}:///{(self.folder / path).resolve()}"
+        before, path, after = sqlite_file(url) or ("", "", "")
+        if path and not path.startswith("/"):
+            return f"{before}{(self.folder / path).resolve()}{after}"
         return url
 
     def portable(self) -> dict[str, Any]:

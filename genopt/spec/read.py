@@ -17,6 +17,7 @@ from genopt.spec.confirm import confirm_problems
 from genopt.spec.mistakes import hint
 from genopt.spec.outside import confined
 from genopt.spec.scorers import ScorerSpec
+from genopt.spec.storage import sqlite_file
 
 
 def read_study(path: str | Path, *, overrides: Sequence[str] = (), allow_outside: bool = False) -> StudySpec:
@@ -132,8 +133,7 @@ def consistency(spec: StudySpec) -> Iterator[str]:
     for key, metric in named.items():
         if metric not in known:
             yield f"{key}: {metric!r} is no metric of this study.{hint(metric, known)}"
-    prefix, _, path = spec.url.partition("?")[0].partition("://")
-    if prefix.startswith("sqlite") and path in ("", "/", "/:memory:"):
+    if (file := sqlite_file(spec.url)) is not None and not file[1]:
         yield "storage: a database in memory is gone when the study ends or is stopped. Name a file: sqlite:///study.db"
     for i, start in enumerate(spec.search.start):
         if isinstance(start, str) and start not in PRESETS:
