@@ -1,11 +1,13 @@
 """Owns the generation parameters that engines have in common: an adapter declares one from here as it is, or with what
-its engine does otherwise."""
+its engine does otherwise; and how a request's are held against what was declared."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
-from genopt.types import Domain, Range
+from genopt.errors import BackendError
+from genopt.spec.mistakes import hint
+from genopt.types import Domain, ParamValue, Range
 
 COMMON: Mapping[str, Domain] = {
     "temperature": Domain(
@@ -55,3 +57,19 @@ COMMON: Mapping[str, Domain] = {
     "min_tokens": Domain("int", "No end token and no stop string before this many tokens.", low=0, neutral=(0,)),
     "stop": Domain("strings", "The text ends before the first of these.", neutral=((),)),
 }
+
+
+def legal(params: Mapping[str, ParamValue], domains: Mapping[str, Domain]) -> dict[str, ParamValue]:
+    """A request's parameters in their own types. Raises BackendError for a name or value that is not legal, and where
+    max_tokens is not among them."""
+    found: dict[str, ParamValue] = {}
+    for name, value in params.items():
+        if name not in domains:
+            raise BackendError(f"this engine has no generation parameter {name!r}.{hint(name, domains)}")
+        try:
+            found[name] = domains[name].coerce(value)
+        except ValueError as error:
+            raise BackendError(f"{name}: {error}") from None
+    if "max_tokens" not in found:
+        raise BackendError("the request does not say max_tokens")
+    return found

@@ -11,9 +11,8 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from genopt.backends._domains import COMMON
+from genopt.backends._domains import COMMON, legal
 from genopt.errors import BackendError
-from genopt.spec.mistakes import hint
 from genopt.types import Domain, ParamValue, Request
 
 NO_LORA = "none"
@@ -74,17 +73,7 @@ def coerced(request: Request, domains: Mapping[str, Domain], top_logprobs: int) 
         raise BackendError("a text is kept to one of schema, regex and choices, not to several")
     if not all(request.choices):
         raise BackendError(f"choices: {', '.join(map(repr, request.choices))} are not non-empty texts")
-    if "max_tokens" not in request.params:
-        raise BackendError("the request does not say max_tokens")
-    legal: dict[str, ParamValue] = {}
-    for name, value in request.params.items():
-        if name not in domains:
-            raise BackendError(f"this engine has no generation parameter {name!r}.{hint(name, domains)}")
-        try:
-            legal[name] = domains[name].coerce(value)
-        except ValueError as error:
-            raise BackendError(f"{name}: {error}") from None
-    return replace(request, params=legal, seed=int(request.seed) % 2**31)
+    return replace(request, params=legal(request.params, domains), seed=int(request.seed) % 2**31)
 
 
 def sampling_params(request: Request) -> Any:

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from genopt.backends._domains import legal
 from genopt.backends._http import Refused, Server
 from genopt.backends._ollama_options import Options, options_of
 from genopt.backends._ollama_params import (
@@ -33,7 +34,6 @@ from genopt.backends._ollama_params import (
 from genopt.backends._ollama_server import Loaded, Model, loaded, models_of, server_version
 from genopt.backends._ollama_wire import Reply, Wire, advice, is_empty, may_pass, too_long
 from genopt.errors import BackendError, SpecError
-from genopt.spec.mistakes import hint
 from genopt.types import BackendInfo, Generation, Message, Params, ParamValue, Request
 
 __all__ = ["PARAMS", "OllamaBackend"]
@@ -268,13 +268,6 @@ class OllamaBackend:
         params = {"model": self._model} | dict(request.params)
         if absent := sorted(info.params.keys() - params.keys()):
             raise BackendError(f"the request does not say {', '.join(absent)}")
-        legal: dict[str, ParamValue] = {}
-        for name, value in params.items():
-            if name not in info.params:
-                why = info.dead.get(name)
-                raise BackendError(f"{name}: {why}" if why else f"Ollama has no {name!r}.{hint(name, info.params)}")
-            try:
-                legal[name] = info.params[name].coerce(value)
-            except ValueError as error:
-                raise BackendError(f"{name}: {error}") from None
-        return legal
+        if dead := next((name for name in params if name in info.dead), None):
+            raise BackendError(f"{dead}: {info.dead[dead]}")
+        return legal(params, info.params)

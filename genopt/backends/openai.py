@@ -14,6 +14,7 @@ from dataclasses import replace
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
+from genopt.backends._domains import legal
 from genopt.backends._http import Refused, Server, in_words
 from genopt.backends._openai_body import Wire
 from genopt.backends._openai_options import Options, options_of
@@ -80,7 +81,7 @@ class OpenAIBackend:
         server, info, wire = self._server, self._info, self._wire
         if server is None or info is None or wire is None:
             raise BackendError("the engine is not open", hint="await backend.open() first")
-        params = _coerced(request.params, info.params)
+        params = legal(request.params, info.params)
         body = wire.body(str(params.get("model") or self._model), request, params)
         reply = Reply(self._options.hide)
         first: float | None = None
@@ -252,18 +253,3 @@ def _no_such_model(refused: Refused, model: str) -> bool:
     about = error.get("param") if isinstance(error, Mapping) else None
     named = about == "model" or (about is None and model in in_words(refused.reply))
     return refused.status == 404 or (refused.status == 400 and named)
-
-
-def _coerced(params: Mapping[str, ParamValue], domains: Mapping[str, Domain]) -> dict[str, ParamValue]:
-    """The request's parameters in their own types. Raises BackendError for a name or value that is not legal."""
-    legal: dict[str, ParamValue] = {}
-    for name, value in params.items():
-        if name not in domains:
-            raise BackendError(f"this server has no generation parameter {name!r}.{hint(name, domains)}")
-        try:
-            legal[name] = domains[name].coerce(value)
-        except ValueError as error:
-            raise BackendError(f"{name}: {error}") from None
-    if "max_tokens" not in legal:
-        raise BackendError("the request does not say max_tokens")
-    return legal

@@ -7,7 +7,6 @@ the `_hf_*` files beside it, which import PyTorch and are themselves imported on
 from __future__ import annotations
 
 import asyncio
-import difflib
 import functools
 import logging
 import time
@@ -15,8 +14,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from genopt.backends._domains import COMMON
+from genopt.backends._domains import COMMON, legal
 from genopt.errors import BackendError, MissingExtra, SpecError
+from genopt.spec.mistakes import hint
 from genopt.types import BackendInfo, Domain, Generation, Message, ParamValue, Request
 
 if TYPE_CHECKING:
@@ -204,17 +204,7 @@ class TransformersBackend:
             raise BackendError(f"top_logprobs: {request.top_logprobs} is outside [0, {_TOP_LOGPROBS}]")
         if params.get("num_beams", 1) != 1 and (request.choices or request.top_logprobs):
             raise BackendError("choices and top_logprobs do not go with beams", hint="Set num_beams = 1")
-        if "max_tokens" not in params:
-            raise BackendError("the request does not say max_tokens")
-        legal: dict[str, ParamValue] = {}
-        for name, value in params.items():
-            if name not in PARAMS:
-                raise BackendError(f"this engine has no generation parameter {name!r}.{_did_you_mean(name, PARAMS)}")
-            try:
-                legal[name] = PARAMS[name].coerce(value)
-            except ValueError as error:
-                raise BackendError(f"{name}: {error}") from None
-        return legal
+        return legal(params, PARAMS)
 
     def _row(self, request: Request, params: Mapping[str, ParamValue]) -> tuple[Row | Finished, int]:
         """The request as a row of the batch, or its result when the prompt does not fit; and the prompt's tokens."""
@@ -242,7 +232,7 @@ class TransformersBackend:
 def _checked(options: Mapping[str, Any]) -> dict[str, Any]:
     """All options with their defaults. Raises SpecError with every mistake."""
     problems = [
-        f"backend.options.{name}: there is no such option.{_did_you_mean(name, _OPTIONS)}"
+        f"backend.options.{name}: there is no such option.{hint(name, _OPTIONS)}"
         for name in options
         if name not in _OPTIONS
     ]
@@ -265,11 +255,6 @@ def _checked(options: Mapping[str, Any]) -> dict[str, Any]:
 
 def _positive(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= 1
-
-
-def _did_you_mean(name: str, known: Mapping[str, Any]) -> str:
-    close = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
-    return f" Did you mean {close[0]!r}?" if close else f" Known: {', '.join(known)}"
 
 
 def _free() -> None:
