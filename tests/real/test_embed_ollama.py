@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,26 +12,14 @@ import pytest
 from genopt.errors import SpecError
 from genopt.scorers.embedding import Embedding
 from genopt.types import Example, Generation, Score
-from tests.real import engines
 from tests.real.engines import Ollama
 from tests.studies import run
 from tests.toy import study
 
 pytestmark = pytest.mark.real
 
-MODEL = Path(__file__).resolve().parents[2] / "studies" / "quickstart" / "model"
 CARD = "The Otter Loop is an easy walk of four miles."
 LONG = "The Otter Loop is an easy walk. " * 400
-
-
-@pytest.fixture(scope="module")
-def ollama(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ollama]:
-    program = engines.ollama_program()
-    if program is None:
-        pytest.skip(f"needs Ollama: let {engines.OLLAMA} name the folder of the ollama program")
-    with engines.ollama_server(program, tmp_path_factory.mktemp("ollama")) as server:
-        server.create("walks", MODEL)
-        yield server
 
 
 def table(ollama: Ollama, **more: Any) -> dict[str, Any]:

@@ -8,7 +8,6 @@ import os
 import sqlite3
 import subprocess
 import urllib.error
-from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -31,16 +30,6 @@ pytestmark = pytest.mark.real
 
 QUICKSTART = Path(__file__).resolve().parents[2] / "studies" / "quickstart"
 SYSTEM = 'Describe the walk.\n\n  "Quotes", # hashes, \\n and ünïcode stay.\t'
-
-
-@pytest.fixture(scope="module")
-def ollama(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ollama]:
-    program = engines.ollama_program()
-    if program is None:
-        pytest.skip(f"needs Ollama: let {engines.OLLAMA} name the folder of the ollama program")
-    with engines.ollama_server(program, tmp_path_factory.mktemp("ollama")) as server:
-        server.create("walks", QUICKSTART / "model")
-        yield server
 
 
 @pytest.fixture(scope="module")
