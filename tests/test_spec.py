@@ -472,6 +472,44 @@ def test_what_the_constructor_refuses_is_told_as_in_a_study_file(make: Any) -> N
     assert len(told.value.problems) == 5
 
 
+@pytest.mark.parametrize(
+    ("space", "told"),
+    [
+        (
+            {"top_k": [10, 40]},
+            [
+                "space.top_k: [10, 40] is a list. Write { choices = [10, 40] } for one of them, or { low = 10, high = 40 }"
+            ],
+        ),
+        (
+            {"stop": [["a"], ["b"]]},
+            ['space.stop: [["a"], ["b"]] is a list. Write { choices = [["a"], ["b"]] }'],
+        ),
+        (
+            {"max_tokens": {"min": 24, "max": 48}},
+            ["space.max_tokens.min: unknown key. Did you mean 'low'?", "max: unknown key. Did you mean 'high'?"],
+        ),
+        ({"top_p": {"values": [0.5, 0.9]}}, ["space.top_p.values: unknown key. Did you mean 'choices'?"]),
+        ({"top_p": {"choice": [0.5, 0.9]}}, ["space.top_p.choice: unknown key. Did you mean 'choices'?"]),
+        ({"top_p": {"Low": 0.5, "high": 0.9}}, ["space.top_p.Low: unknown key. Did you mean 'low'?"]),
+    ],
+)
+def test_a_dimension_in_the_words_of_others_is_told_once_and_how_to_write_it(
+    space: dict[str, Any], told: list[str]
+) -> None:
+    with pytest.raises(SpecError) as caught:
+        make_study(short() | {"space": space})
+    assert len(caught.value.problems) == len(told)
+    for problem, needle in zip(caught.value.problems, told, strict=True):
+        assert needle in problem
+
+
+def test_a_name_in_other_capitals_is_the_nearest() -> None:
+    """`rougeL` is rouge_l, not rouge_n, which has as many letters in common."""
+    with pytest.raises(SpecError, match=r"kind 'rougeL' is not a scorer genopt knows\. Did you mean 'rouge_l'"):
+        make_study(short() | {"scorers": {"right": {"kind": "rougeL"}}})
+
+
 def test_a_study_is_frozen_and_strict() -> None:
     spec = make_study(short())
     with pytest.raises(ValidationError):

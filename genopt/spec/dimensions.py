@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
+import json
 from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from pydantic import Discriminator, Field, StrictBool, StrictFloat, StrictInt, StrictStr, Tag, model_validator
+from pydantic import (
+    BeforeValidator,
+    Discriminator,
+    Field,
+    StrictBool,
+    StrictFloat,
+    StrictInt,
+    StrictStr,
+    Tag,
+    model_validator,
+)
 from typing_extensions import TypeAliasType
 
 from genopt.errors import SpecError
@@ -93,6 +104,16 @@ def _kind(value: Any) -> str:
     return "#range"
 
 
+def _plain(value: Any) -> Any:
+    """A value to keep. Raises ValueError for a list that was meant to be searched: only stop strings are one."""
+    if isinstance(value, list) and not all(isinstance(item, str) for item in value):
+        listed = json.dumps(value, ensure_ascii=False, default=str)
+        numbers = len(value) == 2 and all(type(item) in (int, float) for item in value) and value[0] < value[1]
+        between = f", or {{ low = {value[0]}, high = {value[1]} }} for a number between them" if numbers else ""
+        raise ValueError(f"{listed} is a list. Write {{ choices = {listed} }} for one of them{between}")
+    return value
+
+
 if TYPE_CHECKING:  # a recursive alias that only pydantic can follow
     DimensionSpec = Any
 else:
@@ -102,7 +123,7 @@ else:
             Annotated[Range, Tag("#range")]
             | Annotated[Choices, Tag("#choices")]
             | Annotated[Files, Tag("#files")]
-            | Annotated[Value, Tag("#constant")]
+            | Annotated[Value, BeforeValidator(_plain), Tag("#constant")]
             | Annotated[dict[str, dict[str, "DimensionSpec"]], Tag("#switch")],
             Discriminator(_kind),
         ],

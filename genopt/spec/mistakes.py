@@ -24,6 +24,13 @@ WANTS = {
     **dict.fromkeys(("dict_type", "model_type", "model_attributes_type"), "a table"),
     "callable_type": 'a callable or "module:name"',
 }
+# What others call a key -> what it is called here; where that is missing too, or takes the place of what is, it is told
+# once.
+CALLED = {
+    **dict.fromkeys(("min", "minimum", "lower", "from"), ("low",)),
+    **dict.fromkeys(("max", "maximum", "upper", "to"), ("high",)),
+    **dict.fromkeys(("choice", "values", "options", "one_of"), ("choices", "low", "high")),
+}
 BOUNDS = {
     "greater_than_equal": ("ge", "too small", "{} or more"),
     "greater_than": ("gt", "too small", "more than {}"),
@@ -49,9 +56,8 @@ class Whole(Table):
 def hint(word: str, known: Iterable[str]) -> str:
     """` Did you mean 'x'?`, or the list of what exists."""
     known = list(known)
-    close = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
-    if close:
-        return f" Did you mean {close[0]!r}?"
+    if close := _closest(word, known):
+        return f" Did you mean {close!r}?"
     return f" Known: {', '.join(sorted(known))}" if known else ""
 
 
@@ -77,8 +83,16 @@ def _explain(error: ValidationError, table: dict[str, Any], of: type[BaseModel])
 
 
 def _is_slip(written: Where, meant: Where) -> bool:
-    """True when a key beside the one meant looks like a misspelling of it."""
-    return written[:-1] == meant[:-1] and bool(difflib.get_close_matches(str(written[-1]), [str(meant[-1])], n=1))
+    """True when a key beside the one meant looks like a misspelling of it, or like another word for it."""
+    word, key = str(written[-1]), str(meant[-1])
+    return written[:-1] == meant[:-1] and (key in CALLED.get(word, ()) or bool(_closest(word, [key])))
+
+
+def _closest(word: str, known: Iterable[str]) -> str:
+    """The known word that is nearest to this one, however it is capitalized; "" where none is near."""
+    spelt = {each.lower(): each for each in known}
+    close = difflib.get_close_matches(word.lower(), spelt, n=1)
+    return spelt[close[0]] if close else ""
 
 
 def _wanted(items: Sequence[Any]) -> str:
@@ -112,7 +126,8 @@ def _say(item: Any, where: Where, table: dict[str, Any], of: type[BaseModel]) ->
     name = str(where[-1]) if where else ""
     if kind == "extra_forbidden":
         model = _model_at(where[:-1], table, of)
-        return "unknown key." + hint(name, _keys(model) if model else ())
+        keys = [*(_keys(model) if model else ()), *(("choices", "files") if model is Range else ())]
+        return "unknown key." + hint(next((key for key in CALLED.get(name, ()) if key in keys), name), keys)
     if kind == "missing":
         model = _model_at(where[:-1], table, of)
         field = model.model_fields.get(name) if model else None
@@ -128,8 +143,8 @@ def _say(item: Any, where: Where, table: dict[str, Any], of: type[BaseModel]) ->
         return str(item["ctx"]["error"]) + f" (given: {_short(given)})" * (not isinstance(given, (dict, list)))
     if kind == "literal_error":
         words = [word.strip("'") for word in item["ctx"]["expected"].replace(" or ", ", ").split(", ")]
-        close = difflib.get_close_matches(str(given), words, n=1)
-        guess = f"Did you mean {close[0]!r}?" if close else "Use one of them"
+        close = _closest(str(given), words)
+        guess = f"Did you mean {close!r}?" if close else "Use one of them"
         return f"{_short(given)} is not {item['ctx']['expected']}. {guess}"
     if kind in WANTS:
         return f"{_short(given)} is not {WANTS[kind]}. Write it as one"
