@@ -188,6 +188,12 @@ async def check_async(spec: StudySpec | str | Path, *, tell: Callable[[str], Non
         seconds = (time.monotonic() - began) / (len(memory) / len(answered))
         rows = list(memory.values())
         tokens = sum(row.generation.prompt_tokens + row.generation.completion_tokens for row in rows) / len(rows)
+        if (budget := plan.spec.budget.tokens) is not None and budget < plan.least() * tokens:
+            least = plan.least()
+            plan.warnings.append(
+                f"budget.tokens: {budget:,} pay for some {budget / tokens:,.0f} generations of this length; baseline,"
+                f" one trial and the verdict take {least:,}, about {least * tokens:,.0f} tokens. Raise it"
+            )
         return Checked(plan, answered, plan.bill(), tokens, seconds)
     finally:
         await asyncio.shield(plan.aclose())

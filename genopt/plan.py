@@ -262,6 +262,11 @@ class Plan:
         """How many examples a trial sees before anything can stop it, when nothing is known of the others."""
         return first_look(None, len(self.tune)) if self.races else len(self.tune)
 
+    def least(self) -> int:
+        """Generations without which there is no baseline, no trial or no verdict."""
+        search = (len(self.tune) + self.first_look()) * self.samples
+        return math.ceil(Split.least(search, self.bill().confirm, finals=self.finals))
+
     def bill(self) -> Bill:
         """The cost at most. Without a limit on trials the search costs whatever the other budgets leave."""
         spec, budget = self.spec.search, self.spec.budget.generations

@@ -4,7 +4,6 @@ before a single generation is made."""
 from __future__ import annotations
 
 import asyncio
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from itertools import islice
@@ -30,7 +29,6 @@ from genopt.names import with_own_names
 from genopt.output import constraint, scorers_with
 from genopt.plan import DEFAULT_TRIALS, Plan, concurrency
 from genopt.prompt import Prompt
-from genopt.race import Split
 from genopt.scorers import make_scorer, scorer_key
 from genopt.space import Choice, Constant, Number, SearchSpace, Switch, default_space
 from genopt.spec import StudySpec, TextFile
@@ -38,6 +36,8 @@ from genopt.spec.dimensions import build_space, read_text
 from genopt.spec.read import consistency
 from genopt.study.samplers import choose_sampler
 from genopt.types import Backend, BackendInfo, Example, ParamValue, Scorer
+
+FEW = 64  # configurations, or ends of ranges, that are looked at one by one
 
 
 async def prepare(spec: StudySpec, *, tell: Callable[[str], None] = lambda text: None, stored: bool = False) -> Plan:
@@ -125,6 +125,7 @@ async def prepare(spec: StudySpec, *, tell: Callable[[str], None] = lambda text:
                 )
         _render_everything(plan)
         _affordable(plan)
+        _searchable(plan)
         for scorer in scorers.values():
             warm = getattr(scorer, "prepare", None)
             if warm is not None:
@@ -287,10 +288,24 @@ def _render_everything(plan: Plan) -> None:
         plan.prompt.render(example, config.variables)
 
 
+def _searchable(plan: Plan) -> None:
+    """Raise SpecError for a space in which nothing differs from the baseline; warn of one with one configuration."""
+    points = list(islice(plan.space.grid(2), FEW + 1))  # the ends of every range are in it
+
+    def key(point: Mapping[str, ParamValue]) -> str:
+        return plan.configure(plan.space.sample(lambda path, _: point[path])).key
+
+    keys = {key(point) for point in points}
+    if len(points) > FEW or len(keys) > 1:
+        return
+    if keys == {plan.baseline().key}:
+        raise SpecError("space: all that it holds is what you run today (baseline): nothing can be better. Widen it")
+    plan.warnings.append("the space holds one configuration: it is held against the baseline, and nothing is searched")
+
+
 def _affordable(plan: Plan) -> None:
     """Raise SpecError when the budget cannot even pay for a baseline, one trial and the verdict."""
-    budget, search = plan.spec.budget.generations, (len(plan.tune) + plan.first_look()) * plan.samples
-    least = math.ceil(Split.least(search, plan.bill().confirm, finals=plan.finals))
+    budget, least = plan.spec.budget.generations, plan.least()
     if budget is not None and budget < least:
         raise SpecError(
             f"budget.generations: {budget} is too few: baseline, one trial and the verdict take {least}. Raise it,"

@@ -171,6 +171,8 @@ async def search(session: Session) -> None:
     await session.learn()
     await session.recall(everything=True)
     session.note(f"search ended: {desk.reason}")
+    if session.seen <= {plan.baseline().key} and desk.reason.startswith("the budget"):
+        session.note("nothing but the baseline was tried, so nothing can be better: raise the budget", warning=True)
 
 
 def _judge(desk: Desk, job: Job, rungs: tuple[int, ...]) -> Callable[[Evaluation, int], Awaitable[bool]]:

@@ -327,6 +327,16 @@ CASES: dict[str, tuple[Change, tuple[str, ...]]] = {
         put("budget", {"generations": 60}),
         ("budget.generations: 60 is too few", "Raise it"),
     ),
+    "a space that is the baseline": (
+        lambda table, folder: table.update(space={"temperature": {"choices": [0.0]}}, baseline={"temperature": 0.0}),
+        ("space: all that it holds is what you run today", "Widen it"),
+    ),
+    "a space whose ranges do nothing": (  # greedy does not care for top_p
+        lambda table, folder: table.update(
+            space={"temperature": {"choices": [0.0]}, "top_p": {"low": 0.5, "high": 1.0}}, baseline={"temperature": 0.0}
+        ),
+        ("space: all that it holds is what you run today", "Widen it"),
+    ),
     # storage
     "storage folder missing": (
         put("storage", "sqlite:///nowhere/toy.db"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import resource
 import sqlite3
 import subprocess
@@ -352,6 +353,23 @@ def test_check_prints_the_bill_spends_two_answers_and_stores_nothing(shell: Shel
     assert asked["role"] == "user" and asked["content"] and f"  user\n    {asked['content']}\n" in text
     assert not (shell.folder / "toy.db").exists()
     assert ok(shell("check", path, "--json", "--set", "budget.trials=10")).json["generations"]["search"] == 140
+
+
+def test_a_budget_or_a_space_that_leaves_nothing_to_try_is_told(shell: Shell) -> None:
+    """A text takes 11 tokens; baseline, a trial and the verdict are 14 + 14 + 20 of them, and what choosing keeps."""
+    path = shell.write(shell.table(budget={"tokens": 200}))
+    (warning,) = ok(shell("check", path, "--json")).json["warnings"]
+    least = re.search(r"take (\d+), about (\d+) tokens", warning)
+    assert warning.startswith("budget.tokens: 200 pay for some 18 generations") and least is not None
+    assert int(least[1]) > 48 and int(least[2]) == 11 * int(least[1])
+    assert "20 generations of it are for the verdict, about a third for choosing" in ok(shell("check", path)).out
+    assert ok(shell("check", path, "--json", "--set", f"budget.tokens={least[2]}")).json["warnings"] == []
+    told = ok(shell("optimize", path)).err
+    assert "nothing but the baseline was tried, so nothing can be better: raise the budget" in told
+    assert "nothing but the baseline" not in ok(shell("optimize", path, "--set", f"budget.tokens={least[2]}")).err
+    one = shell.write(shell.table(name="one", space={"temperature": {"choices": [0.7]}}))
+    (warning,) = ok(shell("check", one, "--json")).json["warnings"]
+    assert warning == "the space holds one configuration: it is held against the baseline, and nothing is searched"
 
 
 def test_the_study_never_costs_more_than_its_bill(shell: Shell) -> None:

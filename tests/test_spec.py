@@ -477,9 +477,7 @@ def test_what_the_constructor_refuses_is_told_as_in_a_study_file(make: Any) -> N
     [
         (
             {"top_k": [10, 40]},
-            [
-                "space.top_k: [10, 40] is a list. Write { choices = [10, 40] } for one of them, or { low = 10, high = 40 }"
-            ],
+            ["space.top_k: [10, 40] is a list. Write { choices = [10, 40] } for one of them, or { low = 10, high"],
         ),
         (
             {"stop": [["a"], ["b"]]},

@@ -72,8 +72,9 @@ def check_text(checked: Checked) -> str:
             "  " + ", ".join(f"{name} {'?' if value is None else format(value, '.4g')}" for name, value in found_of)
         )
     if plan.trials is None:
-        lines += ["", "The bill   as much as the budget allows; the verdict takes "
-                  f"{bill.reserve:,} generations of it."]  # fmt: skip
+        kept = f"{bill.confirm:,} generations of it are for the verdict"
+        kept += ", about a third for choosing" if plan.finals is None else f", {bill.finalists:,} for choosing"
+        lines += ["", f"The bill   as much as the budget allows: {kept}"]
         return safe("\n".join(lines))
     fastest, slowest = checked.minutes()
     lines += [
