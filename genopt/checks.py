@@ -3,6 +3,7 @@ changes nothing."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from genopt.spec.storage import sqlite_file
 from genopt.types import BackendInfo, Domain, Example, Scorer
 
 SMALLEST = 8  # examples on each side of the split, below which nothing can be shown or chosen
+_SINGLE = re.compile(r"(?<!\{)\{ *(\w+) *\}(?!\})")  # as Python's own templates have it
 FEWEST_GROUPS = 6  # independent groups held out: with five the smallest p-value of flipping signs is 2 / 2**5 = .06
 
 
@@ -55,19 +57,22 @@ def data_problems(
         yield "dataset.holdout: cross-fitting tries one choice at a time, not a front. Name a fraction, or give weights"
         return
     if spec.dataset.holdout in ("auto", "cross-fitting") and not holdout:
-        grouped = any(example.group is not None for example in dataset.examples)
-        yield (
-            f"dataset: {len(dataset.examples)} rows"
-            + (" (those of one group count as one)" if grouped else "")
-            + f" are too few to choose by and to show anything with: that takes {LEAST}. Add rows"
-        )
+        rows, named = len(dataset.examples), {e.group for e in dataset.examples if e.group is not None}
+        few = f"too few to choose by and to show anything with: that takes {LEAST}"
+        if named and rows >= LEAST:
+            yield (
+                f"dataset.group: {rows} rows are only {_independent(dataset.examples)} groups by {spec.dataset.group},"
+                f" and those of one group count as one: {few}. Name another column, or none, or add rows"
+            )
+        else:
+            yield f"dataset: {rows} rows are {few}. Add rows"
         return
     if min(len(tune), len(holdout)) < SMALLEST:
         yield (
             f"dataset.holdout: {len(dataset.examples)} rows split into {len(tune)} to tune on and {len(holdout)} held"
             f" out; each side needs {SMALLEST}. Add rows, or change holdout ({spec.dataset.fraction:g})"
         )
-    groups = len({("id", e.id) if e.group is None else ("group", e.group) for e in holdout})
+    groups = _independent(holdout)
     if len(holdout) >= SMALLEST and groups < FEWEST_GROUPS:
         yield (
             f"dataset.group: only {groups} groups of rows are held out, too few to show anything: rows of one group"
@@ -127,6 +132,23 @@ def chooser_problems(spec: StudySpec, scorers: Mapping[str, Scorer]) -> Iterator
     n = spec.baseline.get("n", 1)
     if isinstance(n, bool) or not isinstance(n, int) or not 1 <= n <= spec.answer.most:
         yield f"baseline.n: {n!r} is no number of samples from 1 to answer.n's largest, {spec.answer.most}. Correct it"
+
+
+def _independent(examples: Sequence[Example]) -> int:
+    """How many there are where those of one group count as one."""
+    return len({("id", e.id) if e.group is None else ("group", e.group) for e in examples})
+
+
+def prompt_warnings(spec: StudySpec, prompt: Prompt, examples: Sequence[Example]) -> Iterator[str]:
+    """What is seldom meant in a prompt, though it can be sent: rows that all ask the same, fields in single braces."""
+    fields = {name for example in examples for name in example.fields}
+    asks = any(role == "user" for role, _ in prompt.templates)
+    if asks and spec.dataset.images is None and not prompt.names() & fields:
+        named = next((name for name in examples[0].fields if name != (spec.dataset.id or "id")), "question")
+        yield f"prompt: uses no field of the rows, so that all ask the same. A field is written {{{{ {named} }}}}"
+    for label, source in prompt.sources():
+        for name in sorted(set(_SINGLE.findall(source)) & fields):
+            yield f"prompt: {label} has {{{name}}} in single braces, which is sent as it is. Write {{{{ {name} }}}}"
 
 
 def shots_problems(spec: StudySpec, space: SearchSpace, tune: Sequence[Example]) -> Iterator[str]:

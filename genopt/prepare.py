@@ -20,6 +20,7 @@ from genopt.checks import (
     memory_problems,
     memory_told,
     names_are_known,
+    prompt_warnings,
     shots_problems,
     storage_problems,
 )
@@ -111,6 +112,7 @@ async def prepare(spec: StudySpec, *, tell: Callable[[str], None] = lambda text:
             spec, dataset, tune, holdout, prompt, backend, info, space, goal, scorers, keys, sampler, today,
             slots, models, output, parts, warnings=[*dataset.warnings, *info.notes],
         )  # fmt: skip
+        plan.warnings += prompt_warnings(spec, prompt, dataset.examples)
         if info.slots is not None and plan.concurrency > info.slots:
             plan.warnings.append(
                 f"backend.concurrency: {plan.concurrency} requests are in flight, but the engine works on {info.slots}"

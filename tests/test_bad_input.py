@@ -327,6 +327,15 @@ CASES: dict[str, tuple[Change, tuple[str, ...]]] = {
         put("budget", {"generations": 60}),
         ("budget.generations: 60 is too few", "Raise it"),
     ),
+    "scorers as a list": (
+        put("scorers", [{"name": "right", "kind": "exact_match"}]),
+        ("scorers: is a list of tables", "[scorers.NAME]"),
+    ),
+    "one objective without a list": (
+        put("objectives", {"maximize": "right"}),
+        ("objectives: is one table", "[[objectives]] in double brackets"),
+    ),
+    "an engine of no known kind": (put("backend.kind", "hf"), ("no engine 'hf'", '"module:Class"', "Known: ollama, ")),
     "a space that is the baseline": (
         lambda table, folder: table.update(space={"temperature": {"choices": [0.0]}}, baseline={"temperature": 0.0}),
         ("space: all that it holds is what you run today", "Widen it"),

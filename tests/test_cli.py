@@ -355,6 +355,20 @@ def test_check_prints_the_bill_spends_two_answers_and_stores_nothing(shell: Shel
     assert ok(shell("check", path, "--json", "--set", "budget.trials=10")).json["generations"]["search"] == 140
 
 
+def test_a_prompt_that_asks_the_same_of_every_row_is_warned_of(shell: Shell) -> None:
+    def warnings(user: str, **more: Any) -> list[str]:
+        path = shell.write(shell.table(prompt={"user": user, **more}))
+        return list(ok(shell("check", path, "--json")).json["warnings"])
+
+    same = "prompt: uses no field of the rows, so that all ask the same. A field is written {{ question }}"
+    single = "prompt: the user template has {question} in single braces, which is sent as it is. Write {{ question }}"
+    assert warnings("Is it right?") == [same]
+    assert warnings("Is this right: { question }") == [same, single]
+    assert warnings("{{ id }}: {question}") == [single]
+    assert warnings("{{ question }} Reply as {verdict} or as {{ '{' }}question}") == []
+    assert warnings("Is it right?", system="{{ question }}") == []
+
+
 def test_a_budget_or_a_space_that_leaves_nothing_to_try_is_told(shell: Shell) -> None:
     """A text takes 11 tokens; baseline, a trial and the verdict are 14 + 14 + 20 of them, and what choosing keeps."""
     path = shell.write(shell.table(budget={"tokens": 200}))

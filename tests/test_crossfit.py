@@ -203,7 +203,7 @@ def test_which_way_the_claim_is_made_is_the_data_s_and_the_user_s(tmp_path: Path
     assert ways(rows=grouped, group="doc") == ("folds", 100, 75)
     with pytest.raises(SpecError, match=r"11 rows are too few to choose by and to show anything with: that takes 12"):
         ways(rows=rows(11))
-    with pytest.raises(SpecError, match=r"100 rows \(those of one group count as one\) are too few"):
+    with pytest.raises(SpecError, match=r"100 rows are only 11 groups by doc, and those .*: too few .* takes 12"):
         ways(rows=[row | {"doc": f"d{i % 11}"} for i, row in enumerate(grouped)], group="doc")
 
 

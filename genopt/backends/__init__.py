@@ -31,7 +31,8 @@ def make_backend(spec: BackendSpec, folder: Path) -> Backend:
     elif ":" in spec.kind:
         name = spec.kind
     else:
-        raise SpecError(f'backend.kind: there is no engine {spec.kind!r}.{hint(spec.kind, KINDS)} Or "module:Class"')
+        what = f'there is no engine {spec.kind!r} (your own is "module:Class")'
+        raise SpecError(f"backend.kind: {what}.{hint(spec.kind, KINDS)}")
     made = load_object(name, folder, key="backend.kind")
     model = str(folder / spec.model) if (folder / spec.model).is_dir() else spec.model
     many = {"engine": spec.engine, "replicas": spec.replicas, "folder": folder} if spec.kind == MANY else {}
@@ -56,7 +57,7 @@ def declared(kind: str, model: str | None, folder: Path) -> tuple[Mapping[str, D
         raise SpecError(f"{kind} honours what the engine in its actors honours: name that one, e.g. vllm")
     if model is None:
         if kind not in KINDS:
-            raise SpecError(f"there is no engine {kind!r}.{hint(kind, KINDS)} For your own, give --model too")
+            raise SpecError(f"there is no engine {kind!r} (for your own, give --model too).{hint(kind, KINDS)}")
         module = importlib.import_module(KINDS[kind].partition(":")[0])
         domains: Mapping[str, Domain] = module.PARAMS
         return domains, {}

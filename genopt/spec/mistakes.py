@@ -138,7 +138,7 @@ def _say(item: Any, where: Where, table: dict[str, Any], of: type[BaseModel]) ->
         wanted = given.get("kind")
         if wanted is None:
             return f'has no kind. Add kind = one of {", ".join(sorted(KINDS))}, or "module:name" of your own'
-        return f'kind {wanted!r} is not a scorer genopt knows.{hint(str(wanted), KINDS)} Your own is "module:name"'
+        return f'kind {wanted!r} is not a scorer genopt knows (your own is "module:name").{hint(str(wanted), KINDS)}'
     if kind == "value_error":
         return str(item["ctx"]["error"]) + f" (given: {_short(given)})" * (not isinstance(given, (dict, list)))
     if kind == "literal_error":
@@ -146,6 +146,11 @@ def _say(item: Any, where: Where, table: dict[str, Any], of: type[BaseModel]) ->
         close = _closest(str(given), words)
         guess = f"Did you mean {close!r}?" if close else "Use one of them"
         return f"{_short(given)} is not {item['ctx']['expected']}. {guess}"
+    if WANTS.get(kind) == "a table" and isinstance(given, list) and all(isinstance(each, dict) for each in given):
+        header = f"{_dotted(where)}.NAME" if kind == "dict_type" else _dotted(where)
+        return f"is a list of tables. Write [{header}] in single brackets"
+    if kind == "list_type" and isinstance(given, dict):
+        return f"is one table, not a list of them. Write [[{_dotted(where)}]] in double brackets"
     if kind in WANTS:
         return f"{_short(given)} is not {WANTS[kind]}. Write it as one"
     if kind in BOUNDS:
