@@ -182,11 +182,16 @@ def shots_problems(spec: StudySpec, space: SearchSpace, tune: Sequence[Example])
             )
 
 
+def common_fields(examples: Sequence[Example]) -> frozenset[str]:
+    """The fields that every row has."""
+    return frozenset.intersection(*(frozenset(example.fields) for example in examples))
+
+
 def names_are_known(
-    spec: StudySpec, prompt: Prompt, space: SearchSpace, info: BackendInfo, fields: frozenset[str]
+    spec: StudySpec, prompt: Prompt, space: SearchSpace, info: BackendInfo, examples: Sequence[Example]
 ) -> None:
-    """Hold every name in the space and the baseline against the backend and the prompt. Raises SpecError."""
-    used = prompt.names()
+    """Hold every name in the space and the baseline against the backend, the prompt and the rows. Raises SpecError."""
+    used, fields = prompt.names(), common_fields(examples)
     apart = ("system", "user", "shots", *(("n",) if spec.answer else ()))
     variables = frozenset({name for name in space.names() if name in used or name in apart})
     known = frozenset(info.params) | variables
@@ -224,7 +229,10 @@ def names_are_known(
                 f"{key}.{name}: is neither a parameter of {engine} nor a variable of the prompt." + hint(name, settable)
             )
     of_prompt = (variables | (spec.baseline.keys() & used)) - ({"n"} if spec.answer else set())
-    found += [f"prompt: {problem}" for problem in problems(prompt, fields, of_prompt)]
+    some = dict.fromkeys(name for example in examples for name in example.fields if name not in fields)
+    lacking = {name: [example.id for example in examples if name not in example.fields] for name in some}
+    named = [name for name in examples[0].fields if name in fields]
+    found += [f"prompt: {problem}" for problem in problems(prompt, named, of_prompt, lacking)]
     if not space.open_dimensions():
         found.append("space: there is nothing to search. Give at least one range, choice or switch")
     if found:

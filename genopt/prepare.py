@@ -15,6 +15,7 @@ from genopt.backends import make_backend
 from genopt.checks import (
     audit_problems,
     chooser_problems,
+    common_fields,
     data_problems,
     engine_can,
     memory_problems,
@@ -84,20 +85,20 @@ async def prepare(spec: StudySpec, *, tell: Callable[[str], None] = lambda text:
     for part in (backend, *scorers.values()):
         if hasattr(part, "tell"):
             part.tell = lambda text: loop.call_soon_threadsafe(tell, text)
-    fields = _fields(dataset.examples)
+    rows = dataset.examples
     try:
         if known is not None:  # a slip costs no loading of a model
-            names_are_known(spec, prompt, searched(spec, space, known), known, fields)
+            names_are_known(spec, prompt, searched(spec, space, known), known, rows)
         for line in memory_told(spec):
             tell(line)
         with handed.raised(spec.backend.kind, "open"):
             opened = await backend.open()
         info = handed.info(opened, spec.backend.kind)
         space = searched(spec, space, info)
-        names_are_known(spec, prompt, space, info, fields)
+        names_are_known(spec, prompt, space, info, rows)
         info = _one_model(info, spec, space)
         engine_can(spec, dataset.examples, output, info)
-        today = _today(spec, space, info, fields)
+        today = _today(spec, space, info, common_fields(rows))
         models = await _models(backend, space, today)
         slots = asyncio.Semaphore(concurrency(spec, info))
         for scorer in scorers.values():
@@ -112,7 +113,7 @@ async def prepare(spec: StudySpec, *, tell: Callable[[str], None] = lambda text:
             spec, dataset, tune, holdout, prompt, backend, info, space, goal, scorers, keys, sampler, today,
             slots, models, output, parts, warnings=[*dataset.warnings, *info.notes],
         )  # fmt: skip
-        plan.warnings += prompt_warnings(spec, prompt, dataset.examples)
+        plan.warnings += prompt_warnings(spec, prompt, rows)
         if info.slots is not None and plan.concurrency > info.slots:
             plan.warnings.append(
                 f"backend.concurrency: {plan.concurrency} requests are in flight, but the engine works on {info.slots}"
@@ -214,11 +215,6 @@ def _prompt(spec: StudySpec, space: SearchSpace | None) -> Prompt:
             if isinstance(choice, Choice)
         },
     )
-
-
-def _fields(examples: Sequence[Example]) -> frozenset[str]:
-    """The fields that every row has."""
-    return frozenset.intersection(*(frozenset(example.fields) for example in examples))
 
 
 def _today(spec: StudySpec, space: SearchSpace, info: BackendInfo, fields: frozenset[str]) -> dict[str, ParamValue]:

@@ -207,11 +207,17 @@ class Prompt:
             raise SpecError(f"the {role} template, {error}. Correct it") from None
 
 
-def problems(prompt: Prompt, example_fields: Iterable[str], variables: Collection[str]) -> list[str]:
+def problems(
+    prompt: Prompt,
+    example_fields: Iterable[str],
+    variables: Collection[str],
+    lacking: Mapping[str, Sequence[str]] | None = None,
+) -> list[str]:
     """Everything wrong between templates, rows and prompt variables, one sentence each; empty when all is well.
 
     `example_fields` are the fields that every row has (or those of the first), `variables` the names that the space
-    defines for the prompt. A name that a template itself guards (`is defined`, `default`) may be missing.
+    defines for the prompt, `lacking` the fields that only some rows have, each with the ids of the others. A name that
+    a template itself guards (`is defined`, `default`) may be missing.
     """
     fields, defined = list(dict.fromkeys(example_fields)), frozenset(variables)
     known = frozenset(fields) | defined | {"shots"}
@@ -231,6 +237,11 @@ def problems(prompt: Prompt, example_fields: Iterable[str], variables: Collectio
             found.append(f"{label}, {parsed.mistake}. Correct it")
         used |= parsed.names
         for name in sorted(parsed.names - parsed.guarded - known):
+            if without := (lacking or {}).get(name):
+                rows = f"{len(without):,} of the rows (the first: {without[0]})"
+                instead = f'{{{{ {name} | default("") }}}}'
+                found.append(f'{label} uses "{name}", which is missing in {rows}. Fill it in, or write {instead}')
+                continue
             what = f'{label} uses "{name}", which is neither a field of the rows nor a variable of the space.'
             found.append(f"{what}{_guess(name, known)} {fields_of(fields)}")
     plain = defined - {*REPLACED, "shots"}

@@ -327,6 +327,12 @@ CASES: dict[str, tuple[Change, tuple[str, ...]]] = {
         put("budget", {"generations": 60}),
         ("budget.generations: 60 is too few", "Raise it"),
     ),
+    "a field that one row lacks": (
+        lambda table, folder: write_rows(
+            folder / "rows.jsonl", [*rows(SMALL), {"id": "odd", "questoin": "?", "answer": "yes"}]
+        ),
+        ('the user template uses "question"', "missing in 1 of the rows (the first: odd)", "default"),
+    ),
     "scorers as a list": (
         put("scorers", [{"name": "right", "kind": "exact_match"}]),
         ("scorers: is a list of tables", "[scorers.NAME]"),

@@ -262,6 +262,8 @@ def test_problems() -> None:
     (typo,) = problems(Prompt.from_parts(user="{{ tikcet }}"), fields, set())
     assert 'the user template uses "tikcet"' in typo and 'Did you mean "ticket"?' in typo
     assert "The rows have ticket, answer" in typo
+    (gap,) = problems(Prompt.from_parts(user="{{ ticket }}{{ note }}"), fields, set(), {"note": ["r3", "r7"]})
+    assert 'uses "note", which is missing in 2 of the rows (the first: r3)' in gap and '{{ note | default("") }}' in gap
     (syntax,) = problems(Prompt.from_parts(user="ok\n\n{{ ticket "), fields, set())
     assert syntax.startswith("the user template, line 3: ")
     (filtered,) = problems(Prompt.from_parts(user="{{ ticket|nope }}"), fields, set())
