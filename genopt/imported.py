@@ -13,6 +13,7 @@ from typing import Any
 from genopt import dataset as data
 from genopt.canonical import config_key, deterministic
 from genopt.errors import SpecError, StudyError
+from genopt.measures import metrics_of
 from genopt.objectives import Goal, Objective
 from genopt.outcomes import kept
 from genopt.recall import Known
@@ -25,7 +26,7 @@ from genopt.stats import mean_se
 from genopt.store import Store
 from genopt.study import list_studies, open_study
 from genopt.tables import generation_row, score_row
-from genopt.trial import Configuration, Evaluation, Observation, metrics_of
+from genopt.trial import Configuration, Evaluation, Observation
 from genopt.types import Example, Generation, ParamValue, Score, Scorer
 
 NOT_SETTINGS = ("experiment_uuid", "prompt", "seed", "generation")

@@ -22,8 +22,8 @@ LEASE = 60.0  # seconds of silence after which a worker counts as dead, unless i
 
 @dataclass(frozen=True, slots=True)
 class Spent:
-    """What was paid for: generations by phase, tokens read and written, and calls that failed: they made no generation,
-    but the engine was asked."""
+    """What was paid for: generations by phase, tokens read and written, and calls that failed, or were called off with
+    one that did: they made no generation, but the engine was asked."""
 
     search_generations: int = 0
     confirm_generations: int = 0

@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Any
 
 from genopt.answers import Answers
 from genopt.errors import MissingExtra, SpecError
+from genopt.measures import metrics_of
 from genopt.objectives import Goal
 from genopt.store import Store
 from genopt.tables import Row
-from genopt.trial import metrics_of
 from genopt.types import Phase, Score
 
 if TYPE_CHECKING:

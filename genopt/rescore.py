@@ -18,6 +18,7 @@ from genopt.answers import Answers
 from genopt.archive import Archive, load
 from genopt.backends import make_backend
 from genopt.errors import SpecError
+from genopt.measures import metrics_of
 from genopt.schedule import run_trial
 from genopt.scorers import make_scorer, scorer_key
 from genopt.spec import BackendSpec
@@ -26,7 +27,7 @@ from genopt.spec.scorers import ScorerSpec
 from genopt.stats import PairedResult, paired
 from genopt.store import Store
 from genopt.tables import Row
-from genopt.trial import metrics_of, score_rows
+from genopt.trial import score_rows
 from genopt.types import Backend, BackendInfo, Example, Params, Phase, Score, Scorer
 from genopt.writer import Writer
 

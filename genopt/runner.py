@@ -178,7 +178,7 @@ async def _decide(session: Session, budget: Mapping[str, Any]) -> Verdict:
         session.note(note)
     if failed := session.meter.failed:
         calls = "call of the engine" if failed == 1 else "calls of the engine"
-        session.note(f"{failed:,} {calls} failed and made no text; a budget of generations counts them")
+        session.note(f"{failed:,} {calls} made no text: failed, or called off with one that did; budgets count them")
     session.enter("done")
     return reached
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import math
+from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
@@ -21,14 +22,14 @@ from genopt import handed
 from genopt.answers import Answers
 from genopt.errors import BackendError, GenoptError, ScorerError
 from genopt.harvest import Harvest
+from genopt.measures import metrics_of
 from genopt.meter import Meter
-from genopt.objectives import HIGHEST, LOWEST, TIMED, Goal
+from genopt.objectives import LOWEST, Goal
 from genopt.prompt import Prompt, choose_shots
 from genopt.schedule import gather
 from genopt.tables import FAILED, Donor, Row, generation_row, score_row
 from genopt.types import Backend, Example, Generation, Message, Params, Phase, Request, Score, Scorer
 
-OF_A_TEXT = ("completion_tokens", *TIMED, "characters", "words")  # what is not known where none was written
 MAX_MISSING = 0.05  # fraction of observations without a utility beyond which a configuration cannot win
 
 
@@ -149,6 +150,8 @@ class Observer:
     answers: Answers = field(default_factory=Answers)
     harvest: Harvest = field(default_factory=Harvest)
     kind: str = ""
+    called_off: Counter[str] = field(default_factory=Counter)
+    """Calls that were cancelled, by the configuration: whether they are paid for says who cancelled them."""
     attempts: int = 4
     sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
 
@@ -211,7 +214,7 @@ class Observer:
             found = self.harvest.find(kin, request)
             if found is None:
                 async with self.slots:
-                    generation, source = await self._generate(request), None
+                    generation, source = await self._generate(request, config.key), None
                 self.meter.add(generation, phase)
             else:
                 generation, source = found
@@ -233,21 +236,29 @@ class Observer:
         shots = choose_shots(self.pool, example, config.shots) if config.shots else ()
         return self.prompt.render(example, config.variables, shots)
 
-    async def _generate(self, request: Request) -> Generation:
+    async def _generate(self, request: Request, key: str) -> Generation:
         """The generation, trying again with growing pauses while the engine says that may help."""
         pause = 0.5
         for attempt in range(1, self.attempts + 1):
             try:
                 with handed.raised(self.kind, "generate"):
                     return handed.generation(await self.backend.generate(request), self.backend)
+            except asyncio.CancelledError:
+                self.called_off[key] += 1
+                raise
             except GenoptError as error:
-                self.meter.fail()
-                self.writer.add(FAILED, {})
+                self.fail()
                 if not isinstance(error, BackendError) or not error.retryable or attempt == self.attempts:
                     raise
             await self.sleep(pause)
             pause *= 4
         raise AssertionError("unreachable")
+
+    def fail(self, calls: int = 1) -> None:
+        """Count calls of the engine that made nothing: they may have cost as much."""
+        for _ in range(calls):
+            self.meter.fail()
+            self.writer.add(FAILED, {})
 
 
 async def score_rows(scorer: Scorer, key: str, example: Example, rows: Sequence[Row], writer: Sink) -> list[Score]:
@@ -273,47 +284,3 @@ async def score_rows(scorer: Scorer, key: str, example: Example, rows: Sequence[
             row.scores[key] = score
             writer.add("genopt_scores", score_row(row.id, key, score))
     return [row.scores[key] for row in rows]  # as stored, so that a resumed study reads the same
-
-
-def metrics_of(
-    generations: Sequence[Generation], scores: Mapping[str, Sequence[Score]], goal: Goal
-) -> dict[str, float]:
-    """The metrics of one observation from its samples and their scores by scorer. Of a metric that is minimized, a text
-    that was never written gets the highest score."""
-    metrics = measured(generations)
-    for name, given in scores.items():
-        if any(generation.failed for generation in generations) and name in goal.minimized():
-            rated = zip(generations, given, strict=True)
-            given = [Score(HIGHEST) if generation.failed else score for generation, score in rated]
-        metrics[name] = _mean_score(given)
-    return metrics
-
-
-def measured(generations: Sequence[Generation]) -> dict[str, float]:
-    """The quantities that need no scorer, averaged over samples; NaN where a text was never written: else failing
-    would be the way to be short and quick."""
-    n = len(generations)
-    found = {
-        "completion_tokens": sum(g.completion_tokens for g in generations) / n,
-        "prompt_tokens": sum(g.prompt_tokens for g in generations) / n,
-        "seconds": sum(g.seconds for g in generations) / n,
-        "characters": sum(len(g.text) for g in generations) / n,
-        "words": sum(len(g.text.split()) for g in generations) / n,
-    }
-    waits = [g.first_token_seconds for g in generations if g.first_token_seconds is not None]
-    if len(waits) == n:
-        writing = sum(g.seconds for g in generations) - sum(waits)
-        found["first_token_seconds"] = sum(waits) / n
-        found["tokens_per_second"] = (
-            sum(g.completion_tokens for g in generations) / writing if writing > 0 else math.nan
-        )
-    if any(g.finish == "error" for g in generations):
-        found |= dict.fromkeys(OF_A_TEXT, math.nan)
-    return found
-
-
-def _mean_score(scores: Sequence[Score]) -> float:
-    values = [score.value for score in scores]
-    if any(value is None or math.isnan(value) for value in values):
-        return math.nan
-    return math.fsum(value for value in values if value is not None) / len(values)

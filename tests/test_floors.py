@@ -17,7 +17,7 @@ ROOT = Path(genopt.__file__).parent
 FLOORS: dict[int, str] = {
     0: "types errors events",
     1: "space canonical prompt presets _templates _turns metrics extract stats claims agreement racing race field twins"
-    " fronts crossfit objectives lengths words worddiff surrogate geometry proposals handed",
+    " fronts crossfit objectives lengths words worddiff surrogate geometry proposals handed measures",
     2: "spec",
     3: "_loading dataset _rows _examples database connections tables leases liveness migrations store writer plugins"
     " backends scorers",

@@ -12,11 +12,12 @@ import numpy as np
 import pytest
 
 from genopt.errors import BackendError, ScorerError
+from genopt.measures import measured
 from genopt.meter import Meter
 from genopt.objectives import Constraint, Goal, Objective
 from genopt.prompt import Prompt
 from genopt.tables import FAILED, Row, generation_id
-from genopt.trial import Configuration, Evaluation, Observation, Observer, mean_of, measured, seed_of
+from genopt.trial import Configuration, Evaluation, Observation, Observer, mean_of, seed_of
 from genopt.types import BackendInfo, Example, Generation, Need, Request, Score
 
 EXAMPLES = [Example(f"r{i}", {"question": f"Is {i}?"}, ("yes",)) for i in range(6)]

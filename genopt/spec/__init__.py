@@ -199,7 +199,7 @@ class BudgetSpec(Table):
     trials: Annotated[int, Field(ge=1)] | None = None
     """Different configurations (default 60 when no budget is named)."""
     generations: Annotated[int, Field(ge=1)] | None = None
-    """Texts generated, verdict included; and calls of the engine that failed, which made none."""
+    """Texts generated, verdict included; and calls of the engine that failed, and made none."""
     tokens: Annotated[int, Field(ge=1)] | None = None
     """Tokens read and written, verdict included."""
     hours: Annotated[float, Field(gt=0)] | None = None
