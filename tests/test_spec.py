@@ -487,6 +487,7 @@ def test_what_the_constructor_refuses_is_told_as_in_a_study_file(make: Any) -> N
             {"max_tokens": {"min": 24, "max": 48}},
             ["space.max_tokens.min: unknown key. Did you mean 'low'?", "max: unknown key. Did you mean 'high'?"],
         ),
+        ({"top_k": (40, 10)}, ["space.top_k: [40, 10] is a list. Write { choices = [40, 10] } for one of them"]),
         ({"top_p": {"values": [0.5, 0.9]}}, ["space.top_p.values: unknown key. Did you mean 'choices'?"]),
         ({"top_p": {"choice": [0.5, 0.9]}}, ["space.top_p.choice: unknown key. Did you mean 'choices'?"]),
         ({"top_p": {"Low": 0.5, "high": 0.9}}, ["space.top_p.Low: unknown key. Did you mean 'low'?"]),
@@ -500,6 +501,18 @@ def test_a_dimension_in_the_words_of_others_is_told_once_and_how_to_write_it(
     assert len(caught.value.problems) == len(told)
     for problem, needle in zip(caught.value.problems, told, strict=True):
         assert needle in problem
+
+
+def test_what_python_may_give_in_the_place_of_a_table_is_told() -> None:
+    table: dict[str, Any] = {"dataset": [{"q": "x"}, {"q": "y"}], "scorers": {"right": "ROUGE-L"}}
+    with pytest.raises(SpecError) as told:
+        StudySpec(backend=BackendSpec(model="m"), **table)
+    assert told.value.problems == (
+        "StudySpec: dataset: is a list of tables. Write [dataset] in single brackets, and rows from Python as its rows",
+        "StudySpec: scorers.right: 'ROUGE-L' is not a table. Write right = { kind = \"rouge_l\" }",
+    )
+    space = {"stop": ("a", "b"), "top_k": {"low": 1, "high": 9}}
+    assert make_study(short() | {"space": space}).space["stop"] == ["a", "b"]
 
 
 def test_a_name_in_other_capitals_is_the_nearest() -> None:

@@ -106,6 +106,7 @@ def _kind(value: Any) -> str:
 
 def _plain(value: Any) -> Any:
     """A value to keep. Raises ValueError for a list that was meant to be searched: only stop strings are one."""
+    value = list(value) if isinstance(value, tuple) else value
     if isinstance(value, list) and not all(isinstance(item, str) for item in value):
         listed = json.dumps(value, ensure_ascii=False, default=str)
         numbers = len(value) == 2 and all(type(item) in (int, float) for item in value) and value[0] < value[1]

@@ -134,7 +134,8 @@ def _say(item: Any, where: Where, table: dict[str, Any], of: type[BaseModel]) ->
         return "is missing. " + (f"Add it: {field.description}" if field and field.description else "Add it")
     if kind in ("scorer_kind", "union_tag_not_found"):
         if not isinstance(given, dict):
-            return f'{_short(given)} is not a table. Write {name} = {{ kind = "exact_match" }}'
+            named = _closest(given, KINDS) if isinstance(given, str) else ""
+            return f'{_short(given)} is not a table. Write {name} = {{ kind = "{named or "exact_match"}" }}'
         wanted = given.get("kind")
         if wanted is None:
             return f'has no kind. Add kind = one of {", ".join(sorted(KINDS))}, or "module:name" of your own'
@@ -148,7 +149,8 @@ def _say(item: Any, where: Where, table: dict[str, Any], of: type[BaseModel]) ->
         return f"{_short(given)} is not {item['ctx']['expected']}. {guess}"
     if WANTS.get(kind) == "a table" and isinstance(given, list) and all(isinstance(each, dict) for each in given):
         header = f"{_dotted(where)}.NAME" if kind == "dict_type" else _dotted(where)
-        return f"is a list of tables. Write [{header}] in single brackets"
+        rows = ", and rows from Python as its rows" if where == ("dataset",) else ""
+        return f"is a list of tables. Write [{header}] in single brackets{rows}"
     if kind == "list_type" and isinstance(given, dict):
         return f"is one table, not a list of them. Write [[{_dotted(where)}]] in double brackets"
     if kind in WANTS:
