@@ -18,16 +18,16 @@ FINISHES = get_args(Finish)
 
 
 @contextmanager
-def raised(kind: str, method: str) -> Iterator[None]:
+def raised(engine: str, method: str) -> Iterator[None]:
     """What an engine's `method` raises is an error of genopt's inside: its own kind of error as it is, any other as a
-    BackendError that names the engine; `kind` is its name."""
+    BackendError that names the engine as `engine` does: by its key and kind, `backend.kind: module:Class`."""
     try:
         yield
     except GenoptError:
         raise
     except Exception as error:
         failure = BackendError(
-            f"backend.kind: {kind}: {method}() raised {type(error).__name__}: {error}",
+            f"{engine}: {method}() raised {type(error).__name__}: {error}",
             hint="correct the engine (genopt --debug ... shows where), or have it raise genopt.BackendError, with"
             " retryable=True for what may pass",
         )

@@ -91,7 +91,8 @@ async def prepare(spec: StudySpec, *, tell: Callable[[str], None] = lambda text:
             names_are_known(spec, prompt, searched(spec, space, known), known, rows)
         for line in memory_told(spec):
             tell(line)
-        with handed.raised(spec.backend.kind, "open"):
+        engine = f"backend.kind: {spec.backend.kind}"
+        with handed.raised(engine, "open"):
             opened = await backend.open()
         info = handed.info(opened, spec.backend.kind)
         space = searched(spec, space, info)
@@ -99,7 +100,8 @@ async def prepare(spec: StudySpec, *, tell: Callable[[str], None] = lambda text:
         info = _one_model(info, spec, space)
         engine_can(spec, dataset.examples, output, info)
         today = _today(spec, space, info, common_fields(rows))
-        models = await _models(backend, space, today)
+        with handed.raised(engine, "models"):
+            models = await _models(backend, space, today)
         slots = asyncio.Semaphore(concurrency(spec, info))
         for scorer in scorers.values():
             attach = getattr(scorer, "attach", None)

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from genopt import handed
 from genopt.agreement import kendall, spearman
 from genopt.answers import Answers
 from genopt.archive import Archive, load
@@ -148,7 +149,8 @@ async def _attach(scorer: Any, engine: Backend, source: BackendSpec, archive: Ar
     if getattr(scorer, "own_engine", False):
         info = BackendInfo(archive.description["backend"], {}, {})
     else:
-        info = await engine.open()
+        with handed.raised(f"backend.kind: {source.kind}", "open"):
+            info = await engine.open()
     slots = info.concurrency if source.concurrency == "auto" else source.concurrency
     await scorer.attach(engine, info, asyncio.Semaphore(slots))
 

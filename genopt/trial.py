@@ -241,7 +241,7 @@ class Observer:
         pause = 0.5
         for attempt in range(1, self.attempts + 1):
             try:
-                with handed.raised(self.kind, "generate"):
+                with handed.raised(f"backend.kind: {self.kind}", "generate"):
                     return handed.generation(await self.backend.generate(request), self.backend)
             except asyncio.CancelledError:
                 self.called_off[key] += 1

@@ -17,8 +17,9 @@ from genopt import handed
 from genopt.errors import BackendError, ScorerError, SpecError
 from genopt.prepare import prepare
 from genopt.spec.read import make_study
-from genopt.types import BackendInfo, Domain, Example, Generation, Score
-from tests.studies import run
+from genopt.types import BackendInfo, Domain, Example, Generation, Request, Score
+from tests.judges import ScriptedJudge
+from tests.studies import backend, run
 from tests.toy import ToyBackend, study
 
 TEXT = Generation("yes", "stop", 10, 1, 0.5)
@@ -149,6 +150,58 @@ def test_what_an_engine_raises_is_told_as_its_failure(
     assert "breaks" in [frame.name for frame in traceback.extract_tb(error.__traceback__)], "--debug shows where"
     assert str(error) == f"backend.kind: tests.toy:ToyBackend: {method}() raised KeyError: 'choices'"
     assert "correct the engine" in error.hint
+
+
+JUDGE = {"kind": "judge", "rubric": "Is it right?", "check": False}
+OWN = {"kind": "tests.toy:ToyBackend", "model": "judge"}
+
+
+@pytest.mark.parametrize(
+    ("method", "changes", "where"),
+    [
+        (
+            "models",
+            {"backend": backend(models={"a": 0.0, "b": 0.1}), "space": {"model": {"choices": ["a", "b"]}}},
+            "backend.kind: tests.toy:ToyBackend",
+        ),
+        ("generate", {"scorers": {"fair": JUDGE}}, "scorers.fair: ToyBackend"),
+        ("generate", {"scorers": {"fair": JUDGE | {"backend": OWN}}}, "scorers.fair: ToyBackend"),
+    ],
+)
+def test_what_an_engine_raises_is_told_wherever_it_is_asked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str, changes: dict[str, Any], where: str
+) -> None:
+    """Of its models, by a judge on the study's engine, and by one on an engine of its own."""
+
+    async def breaks(self: ToyBackend, *given: Any) -> Any:
+        raise KeyError("choices")
+
+    monkeypatch.setattr(ToyBackend, method, breaks)
+    with pytest.raises((BackendError, SpecError)) as caught:
+        asyncio.run(prepare(make_study(study(tmp_path, **changes), folder=tmp_path)))
+    assert f"{where}: {method}() raised KeyError: 'choices'" in str(caught.value)
+
+
+def test_a_judge_s_engine_that_cannot_be_opened_or_gives_no_text_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def refuses(self: ScriptedJudge) -> BackendInfo:
+        raise OSError("no card")
+
+    async def mute(self: ScriptedJudge, request: Request) -> Any:
+        return None
+
+    own = {"kind": "tests.judges:ScriptedJudge", "model": "scripted"}
+    spec = make_study(study(tmp_path, scorers={"fair": JUDGE | {"backend": own}}), folder=tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(ScriptedJudge, "open", refuses)
+        with pytest.raises(BackendError) as caught:
+            asyncio.run(prepare(spec))
+    told = "scorers.fair.backend.kind: tests.judges:ScriptedJudge: open() raised OSError: no card"
+    assert str(caught.value) == told
+    monkeypatch.setattr(ScriptedJudge, "generate", mute)
+    with pytest.raises(SpecError, match=r"ScriptedJudge.generate\(\) gave None"):
+        asyncio.run(prepare(spec))
 
 
 def test_what_cannot_be_closed_does_not_take_the_verdict_along(

@@ -65,7 +65,7 @@ def declared(kind: str, model: str | None, folder: Path) -> tuple[Mapping[str, D
 
     async def ask() -> BackendInfo:
         try:
-            with handed.raised(kind, "open"):
+            with handed.raised(f"backend.kind: {kind}", "open"):
                 return await backend.open()
         finally:
             await backend.aclose()

@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from genopt import handed
 from genopt.errors import BackendError, SpecError
 from genopt.scorers._judge_modes import (
     SAMPLES,
@@ -125,7 +126,8 @@ class Asker:
         for attempt in range(1, ATTEMPTS + 1):
             try:
                 async with self.slots:
-                    reply = await self.backend.generate(request)
+                    with handed.raised(f"scorers.{self.name}: {type(self.backend).__name__}", "generate"):
+                        reply = handed.generation(await self.backend.generate(request), self.backend)
             except BackendError as error:
                 if not error.retryable or attempt == ATTEMPTS:
                     raise

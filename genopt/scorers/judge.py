@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from genopt import handed
 from genopt.backends import make_backend
 from genopt.errors import SpecError
 from genopt.scorers._judge_engine import Asker, Usage, digest, legal
@@ -86,14 +87,16 @@ class Judge:
                 self._own = engine = make_backend(spec, self._folder)
                 if hasattr(engine, "tell"):
                     engine.tell = self.tell
-                info = await engine.open()
+                with handed.raised(f"scorers.{self.name}.backend.kind: {spec.kind}", "open"):
+                    info = await engine.open()
             except SpecError as error:
                 raise SpecError([f"scorers.{self.name}.{each}" for each in error.problems], hint=error.hint) from None
             slots = asyncio.Semaphore(info.concurrency if spec.concurrency == "auto" else spec.concurrency)
         params = legal(self.name, self._params, info)
         who, model = dict(info.identity), params.get("model")
         if model is not None and hasattr(engine, "models"):
-            who |= {"model": str(model), **(await engine.models([str(model)]))[str(model)]}
+            with handed.raised(f"scorers.{self.name}: {type(engine).__name__}", "models"):
+                who |= {"model": str(model), **(await engine.models([str(model)]))[str(model)]}
         self._itself = _same(who, study.identity)
         self._asker = Asker(self.name, engine, info, slots, params, self._samples, self._retries, self.usage)
         item = self.items[0]
