@@ -10,6 +10,7 @@ from typing import Any
 
 from genopt import dataset as data
 from genopt import output as constrained
+from genopt._examples import REFERENCE_NAMES
 from genopt.backends import make_backend
 from genopt.backends._vllm_memory import Size, card_bytes, crowded, size_of, told
 from genopt.backends._vllm_options import TYPICAL, cpu_build, sharing
@@ -142,9 +143,10 @@ def _independent(examples: Sequence[Example]) -> int:
 def prompt_warnings(spec: StudySpec, prompt: Prompt, examples: Sequence[Example]) -> Iterator[str]:
     """What is seldom meant in a prompt, though it can be sent: rows that all ask the same, fields in single braces."""
     fields = {name for example in examples for name in example.fields}
-    asks = any(role == "user" for role, _ in prompt.templates)
+    asks = any(role == "user" for role, _ in (*prompt.templates, *prompt.variants))
     if asks and spec.dataset.images is None and not prompt.names() & fields:
-        named = next((name for name in examples[0].fields if name != (spec.dataset.id or "id")), "question")
+        unasked = {spec.dataset.id or "id", spec.dataset.group, spec.dataset.reference, *REFERENCE_NAMES}
+        named = next((name for name in examples[0].fields if name not in unasked), "question")
         yield f"prompt: uses no field of the rows, so that all ask the same. A field is written {{{{ {named} }}}}"
     for label, source in prompt.sources():
         for name in sorted(set(_SINGLE.findall(source)) & fields):

@@ -367,6 +367,10 @@ def test_a_prompt_that_asks_the_same_of_every_row_is_warned_of(shell: Shell) -> 
     assert warnings("{{ id }}: {question}") == [single]
     assert warnings("{{ question }} Reply as {verdict} or as {{ '{' }}question}") == []
     assert warnings("Is it right?", system="{{ question }}") == []
+    table = shell.table(prompt={}, space={"user": {"choices": ["Is it right?", "Is it?"]}})
+    answer_first = [{"answer": row["answer"], **row} for row in rows(SMALL)]  # which must not be asked with
+    write_rows(shell.folder / "rows.jsonl", answer_first)
+    assert ok(shell("check", shell.write(table), "--json")).json["warnings"] == [same]
 
 
 def test_a_budget_or_a_space_that_leaves_nothing_to_try_is_told(shell: Shell) -> None:
