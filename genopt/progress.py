@@ -38,7 +38,7 @@ class Ticker:
 
     def enter(self, stage: Stage, detail: str = "", planned: int = 0) -> None:
         """A stage begins, which takes `planned` generations at most."""
-        self._stage, self._planned = stage, self._meter.generations + planned
+        self._stage, self._planned = stage, self._meter.made + planned
         self._emit(StageStarted(stage, detail, planned))
 
     def tick(self) -> None:
@@ -55,7 +55,7 @@ class Ticker:
         if best is not None:
             mean, se = mean_se(best[1].utility())
             interval = (mean, mean - 1.96 * se, mean + 1.96 * se)
-        done, planned = self._meter.generations, max(self._planned, 1)
+        done, planned = self._meter.made, max(self._planned, 1)
         budget, known = self._plan.trials, len(self._known)
         if self._stage == "search" and budget and known:
             each = self._meter.search_generations / known
@@ -70,7 +70,7 @@ class Ticker:
             trials=known,
             trial_budget=budget,
             best=interval,
-            generations=self._meter.made,
+            generations=done,
             tokens=self._meter.tokens,
             generations_per_second=generations_per_second,
             tokens_per_second=tokens_per_second,

@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+from typing import cast
+
 import pytest
 
+from genopt.events import Event, Progress
 from genopt.leases import Spent, Worker, worked
 from genopt.meter import Account, Meter
+from genopt.plan import Plan
+from genopt.progress import Ticker
+from genopt.types import Generation
 
 
 @pytest.mark.parametrize(
@@ -60,3 +67,18 @@ def test_what_others_paid_is_put_on_the_meter_once() -> None:
     account.count(workers(Spent(12, 3, 130, failed=4)))
     assert (meter.failed, meter.made, meter.generations) == (4, 20, 24)
     assert meter.here == meter.tokens_here == 0
+
+
+def test_calls_that_fail_are_no_progress() -> None:
+    """A stage is as far as its texts are, however often the engine had to be asked for them."""
+    meter, events = Meter(), list[Event]()
+    plan = SimpleNamespace(trials=None, backend=None, spec=SimpleNamespace(budget=SimpleNamespace(hours=None)))
+    ticker = Ticker(cast(Plan, plan), meter, events.append, best=lambda: None, known=(), elapsed=lambda: 0.0)
+    meter.fail()
+    ticker.enter("confirm", planned=10)
+    for _ in range(9):
+        meter.fail()
+    meter.add(Generation("yes", "stop", 10, 1, 0.0), "confirm")
+    ticker.tick()
+    progress = events[-1]
+    assert isinstance(progress, Progress) and (progress.generations, progress.fraction) == (1, 0.1)
