@@ -162,6 +162,25 @@ def test_stopping_at_a_rung_cancels_what_is_in_flight(tmp_path: Path) -> None:
     assert all(stored >= n for n, stored in seen), "a rung is decided on committed rows"
 
 
+def test_calls_that_a_decision_calls_off_are_not_paid_also_where_it_fails_later(tmp_path: Path) -> None:
+    async def main() -> None:
+        table = study(tmp_path, backend=backend(delay=0.02, concurrency=8))
+        async with opened(table, tmp_path) as (plan, session, engine):
+            config = plan.configure(SAMPLING)
+
+            async def decide(evaluation: Evaluation, n: int) -> bool:
+                return False
+
+            await session.measure(config, window=16, rungs=(6,), decide=decide)
+            assert engine.cancelled > 0 and session.meter.failed == 0
+            asked, engine.options["broken"] = engine.requests, True
+            with pytest.raises(BackendError, match="the engine is broken"):
+                await session.measure(config, window=16)
+            assert engine.requests - asked == session.meter.failed > 1, "the one that failed, and those beside it"
+
+    asyncio.run(main())
+
+
 def test_trial_rows_say_what_a_trial_used(tmp_path: Path) -> None:
     async def main() -> None:
         async with opened(study(tmp_path), tmp_path) as (plan, session, _):
