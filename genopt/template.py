@@ -161,7 +161,7 @@ kind = {quote(scorer)}{more}{repeats if scorer in COMPARES_SAMPLES else ""}
 
 [budget]
 trials = {trials}
-# generations = 20000
+# generations = 20000  # calls of the engine, also those that fail
 # tokens = 2000000
 # hours = 2.0  # of the study: workers that share them do not use them up sooner
 """
