@@ -188,8 +188,8 @@ async def check_async(spec: StudySpec | str | Path, *, tell: Callable[[str], Non
         seconds = (time.monotonic() - began) / (len(memory) / len(answered))
         rows = list(memory.values())
         tokens = sum(row.generation.prompt_tokens + row.generation.completion_tokens for row in rows) / len(rows)
-        if (budget := plan.spec.budget.tokens) is not None and budget < plan.least() * tokens:
-            least = plan.least()
+        budget, least = plan.spec.budget.tokens, plan.least()
+        if budget is not None and budget < least * tokens:
             plan.warnings.append(
                 f"budget.tokens: {budget:,} pay for some {budget / tokens:,.0f} generations of this length; baseline,"
                 f" one trial and the verdict take {least:,}, about {least * tokens:,.0f} tokens. Raise it"

@@ -151,7 +151,7 @@ class Observer:
     harvest: Harvest = field(default_factory=Harvest)
     kind: str = ""
     called_off: Counter[str] = field(default_factory=Counter)
-    """Calls that were cancelled, by the configuration: whether they are paid for says who cancelled them."""
+    """Calls that were cancelled, by the key of their configuration: who measures it knows whether they are paid for."""
     attempts: int = 4
     sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
 
