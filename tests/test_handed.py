@@ -164,6 +164,15 @@ OWN = {"kind": "tests.toy:ToyBackend", "model": "judge"}
             {"backend": backend(models={"a": 0.0, "b": 0.1}), "space": {"model": {"choices": ["a", "b"]}}},
             "backend.kind: tests.toy:ToyBackend",
         ),
+        (
+            "models",
+            {
+                "scorers": {
+                    "fair": JUDGE | {"backend": OWN | {"options": {"models": {"a": 0.0}}}, "params": {"model": "a"}}
+                }
+            },
+            "scorers.fair: ToyBackend",
+        ),
         ("generate", {"scorers": {"fair": JUDGE}}, "scorers.fair: ToyBackend"),
         ("generate", {"scorers": {"fair": JUDGE | {"backend": OWN}}}, "scorers.fair: ToyBackend"),
     ],
@@ -171,7 +180,7 @@ OWN = {"kind": "tests.toy:ToyBackend", "model": "judge"}
 def test_what_an_engine_raises_is_told_wherever_it_is_asked(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str, changes: dict[str, Any], where: str
 ) -> None:
-    """Of its models, by a judge on the study's engine, and by one on an engine of its own."""
+    """Of its models, by the study or a judge; by a judge on the study's engine, and by one on an engine of its own."""
 
     async def breaks(self: ToyBackend, *given: Any) -> Any:
         raise KeyError("choices")

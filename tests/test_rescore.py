@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from genopt.agreement import spearman
-from genopt.errors import SpecError
+from genopt.errors import BackendError, SpecError
 from genopt.report.rescored import rescored_text
 from genopt.rescore import Rescored, rescore_async
 from genopt.runner import optimize
@@ -149,3 +149,15 @@ def test_the_command_prints_the_ranking(tmp_path: Path, shell: Shell) -> None:
     assert shell("rescore", where, "--scorer", scorer).code == 0
     wrong = shell("rescore", where, "--scorer", "{kind = 'jugde'}")
     assert wrong.code == 2 and "Did you mean 'judge'?" in wrong.err
+
+
+def test_a_study_s_engine_that_cannot_be_opened_again_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    where = studied(tmp_path, trials=2, rows=30)
+
+    async def refuses(self: judges.Author) -> Any:
+        raise OSError("no card")
+
+    monkeypatch.setattr(judges.Author, "open", refuses)
+    told = r"backend.kind: tests.judges:Author: open\(\) raised OSError: no card"
+    with pytest.raises(BackendError, match=told):
+        again(where, '{kind = "judge", rubric = "Is it good?"}')
