@@ -28,8 +28,8 @@ def raised(engine: str, method: str) -> Iterator[None]:
     except Exception as error:
         failure = BackendError(
             f"{engine}: {method}() raised {type(error).__name__}: {error}",
-            hint="correct the engine (genopt --debug ... shows where), or have it raise genopt.BackendError, with"
-            " retryable=True for what may pass",
+            hint="genopt --debug ... shows where. Correct an engine of your own there, or have it raise"
+            " genopt.BackendError, with retryable=True for what may pass",
         )
         raise failure.with_traceback(error.__traceback__) from error  # the cause alone is lost among tasks
 

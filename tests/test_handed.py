@@ -149,7 +149,7 @@ def test_what_an_engine_raises_is_told_as_its_failure(
     assert isinstance(error, BackendError)
     assert "breaks" in [frame.name for frame in traceback.extract_tb(error.__traceback__)], "--debug shows where"
     assert str(error) == f"backend.kind: tests.toy:ToyBackend: {method}() raised KeyError: 'choices'"
-    assert "correct the engine" in error.hint
+    assert "--debug ... shows where. Correct an engine of your own there" in error.hint
 
 
 JUDGE = {"kind": "judge", "rubric": "Is it right?", "check": False}
