@@ -52,7 +52,7 @@ FEWER = {"max_num_seqs": 64}  # a CPU is busy with 40; more than that only make 
 DUMMY = ("8b",)
 TOKENS, CONFIGURATIONS, PREFIX, CONTEXT = 64, 16, 512, 1024
 UNEQUAL = (16, 48, 128)  # tokens of a text that a stop string ends: at least, until one comes on average, at most
-SHAPE: dict[str, Any] = {"unequal": False}  # of the study, as the command line changes it
+SHAPE: dict[str, Any] = {}  # of the study, as the command line changes it
 EXACT = {"max_tokens": TOKENS, "min_tokens": TOKENS}
 ASKED: dict[str, Any] = {}  # options of the command line
 ON_CPU = {
@@ -92,12 +92,17 @@ def run_make(model: Path, given: Mapping[str, Any]) -> dict[str, Any]:
     return clock.read()
 
 
-def words(model: Path) -> list[str]:
-    """Texts of one token each, wherever they stand."""
+def vocabulary(model: Path) -> tuple[Any, list[str]]:
+    """The tokenizer, and the text of each of its tokens."""
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(model)
-    found = [tokenizer.decode([n]) for n in range(len(tokenizer))]
+    return tokenizer, [tokenizer.decode([n]) for n in range(len(tokenizer))]
+
+
+def words(model: Path) -> list[str]:
+    """Texts of one token each, wherever they stand."""
+    tokenizer, found = vocabulary(model)
     plain = [text for text in found if text.startswith(" ") and text[1:].isalpha() and text.isascii()]
     return [text for text in plain if len(tokenizer.encode(text)) == 1]
 
@@ -116,10 +121,7 @@ def configurations() -> list[dict[str, Any]]:
 
 def unequal(model: Path) -> dict[str, Any]:
     """Limits and a stop string with which random weights write texts of very different lengths."""
-    from transformers import AutoTokenizer
-
-    tokenizer = AutoTokenizer.from_pretrained(model)
-    texts = [tokenizer.decode([n]) for n in range(len(tokenizer))]
+    _, texts = vocabulary(model)
     least, mean, most = UNEQUAL
     wanted = len(texts) / mean
     parts = sorted({text[at : at + size] for text in texts if text.isascii() for at in range(8) for size in (1, 2)})
@@ -183,7 +185,7 @@ def run_study(model: Path, given: Mapping[str, Any]) -> dict[str, Any]:
             prompt={"user": "{{ text }}"},
             backend={"kind": "recorded:Backend", "model": str(model), "options": {**options, "raw": True}},
             space={"temperature": {"low": 0.3, "high": 1.3}, "min_p": {"low": 0.0, "high": 0.1}},
-            baseline={"temperature": 0.7, **(unequal(model) if given["unequal"] else EXACT)},
+            baseline={"temperature": 0.7, **(unequal(model) if given.get("unequal") else EXACT)},
             scorers={"near": {"kind": "rouge_l"}},
             budget={"trials": given["trials"]},
         )
@@ -435,7 +437,7 @@ def rung(model: Path, runs: int) -> None:
 
 def prefix(model: Path, runs: int) -> None:
     """Prompt tokens computed, times one pass over the examples."""
-    size = {"tune": 40, "holdout": 10, "trials": 16, "length": PREFIX + 4, "unequal": False}
+    size = {"tune": 40, "holdout": 10, "trials": 16, "length": PREFIX + 4}
     few = {"kv_cache_memory_bytes": _cache(model, 50 * (PREFIX + TOKENS) // 5)}
     for name, options in ({"room for all": {}} | ({} if has_gpu() else {"room for a fifth": few})).items():
         with tempfile.TemporaryDirectory() as folder:
