@@ -88,6 +88,7 @@ def test_every_command_of_the_recipes_is_one_that_genopt_has() -> None:
         assert context.params["study"] is not None
 
 
+@pytest.mark.real
 def test_kubernetes_takes_the_job() -> None:
     validate = pytest.importorskip("kubernetes_validate", reason="kubernetes-validate is not installed").validate
     (job,) = yaml.safe_load_all((RECIPES / "kubernetes.yaml").read_text(encoding="utf-8"))
