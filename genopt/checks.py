@@ -13,7 +13,7 @@ from genopt import output as constrained
 from genopt._examples import REFERENCE_NAMES
 from genopt.backends import make_backend
 from genopt.backends._vllm_memory import Size, card_bytes, crowded, size_of, told
-from genopt.backends._vllm_options import TYPICAL, cpu_build, sharing
+from genopt.backends._vllm_options import cpu_build, sharing
 from genopt.crossfit import LEAST
 from genopt.database import masked
 from genopt.errors import SpecError
@@ -101,7 +101,7 @@ def memory_problems(spec: StudySpec) -> Iterator[str]:
 def memory_told(spec: StudySpec) -> Iterator[str]:
     """What engines of vLLM will hold on the GPU, as far as it can be told before they are loaded."""
     if not cpu_build():
-        yield from told(*_measured(spec, _engines(spec)), TYPICAL)
+        yield from told(*_measured(spec, _engines(spec)))
 
 
 def _engines(spec: StudySpec) -> dict[str, Any]:

@@ -205,9 +205,10 @@ class BackendInfo:
     `aliases` are other spellings of parameters that a study file may use (the engine's own -> genopt's); `dead` are
     names that people know and that do nothing here, each with the reason; `slots` is how many requests the engine
     works on at once, None where it does not tell. `seeded` says that equal requests with equal seeds are given equal
-    texts (rounding aside), `hidden` that tokens may be written which the text does not show (thinking). `recommended`
-    are the sampling settings that the model comes with (generation_config.json, Modelfile), also where they do nothing
-    by default; only what it names.
+    texts (rounding aside), `hidden` that tokens may be written which the text does not show (thinking), `idle_is_free`
+    that one request more costs next to nothing while slots are free, as on a GPU: then examples are asked for that may
+    not be needed. `recommended` are the sampling settings that the model comes with (generation_config.json,
+    Modelfile), also where they do nothing by default; only what it names.
     """
 
     identity: Mapping[str, str]
@@ -225,6 +226,7 @@ class BackendInfo:
     slots: int | None = None
     seeded: bool = False
     hidden: bool = False
+    idle_is_free: bool = False
     recommended: Params = field(default_factory=dict)
 
 

@@ -9,6 +9,7 @@ import contextlib
 import gc
 import math
 import threading
+from collections import deque
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any
@@ -20,6 +21,8 @@ from genopt.types import Finish, Generation, Message, Request, TokenLogprob
 
 _FINISH: Mapping[str, Finish] = {"stop": "stop", "length": "length", "repetition": "degenerate"}
 _REMEMBERED = 4096  # prompts
+_GUESS = 128  # tokens of a prompt and its answer, as long as no text is finished
+_RECENT = 64  # finished texts that are remembered
 _WATCHED_EVERY = 0.5  # seconds
 
 
@@ -47,9 +50,9 @@ class Counters:
 
 
 class Engine:
-    """A started engine. `slots` is how many texts it writes at once, `context` its window in tokens."""
+    """A started engine; `context` is its window in tokens."""
 
-    def __init__(self, llm: Any, options: Options, adapters: Mapping[str, str], typical: int) -> None:
+    def __init__(self, llm: Any, options: Options, adapters: Mapping[str, str]) -> None:
         self._llm = llm
         self._options = options
         self.adapters = adapters
@@ -64,14 +67,20 @@ class Engine:
         self.sees = bool(
             getattr(model, "supports_multimodal_inputs", model.is_multimodal_model)
         )  # the former is of 0.32
-        fitting = max(1, self.cache_tokens // min(self.context, typical))
-        self.slots: int = min(self.config.scheduler_config.max_num_seqs, fitting)
+        self._lengths = deque([min(self.context, _GUESS)] * _RECENT, maxlen=_RECENT)
         plain = options.raw or getattr(self._tokenizer, "chat_template", "") is None
         self.prompt_kind = "raw" if plain else "template"
         self._ids = lru_cache(maxsize=_REMEMBERED)(self._encoded)
         self._closing = threading.Event()
         if hasattr(llm.engine_core, "outputs_queue"):
             threading.Thread(target=self._watch, name="genopt-vllm-watch", daemon=True).start()
+
+    @property
+    def slots(self) -> int:
+        """How many texts it writes at once: those that it may, as far as its cache holds so many as long as the last
+        ones were with their prompts. More of them would push each other out, and be computed again."""
+        fitting = self.cache_tokens * _RECENT // sum(self._lengths)
+        return int(max(1, min(self.config.scheduler_config.max_num_seqs, fitting)))
 
     def add(self, name: str, request: Request) -> Generation | None:
         """Take a request, or give its result at once when the prompt does not fit.
@@ -107,7 +116,10 @@ class Engine:
     def step(self) -> list[tuple[str, Generation | BackendError]]:
         """One step for everything that runs; the texts that it finished, and requests that vLLM gave up. An exception
         means that the engine is broken."""
-        return [(output.request_id, _generation(output)) for output in self._llm.step() if output.finished]
+        done = [(output.request_id, _generation(output)) for output in self._llm.step() if output.finished]
+        made = [generation for _, generation in done if isinstance(generation, Generation)]
+        self._lengths.extend(each.prompt_tokens + each.completion_tokens for each in made)
+        return done
 
     def abort(self, names: Sequence[str]) -> None:
         """Stop requests; their slots and memory are free at the next step."""

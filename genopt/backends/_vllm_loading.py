@@ -20,7 +20,7 @@ from typing import Any
 
 from genopt.backends._model_files import digest, loading, model_folder
 from genopt.backends._vllm_engine import Engine
-from genopt.backends._vllm_options import TYPICAL, UTILIZATION, Options, beside, cpu_build, known_to, shown
+from genopt.backends._vllm_options import UTILIZATION, Options, beside, cpu_build, known_to, shown
 from genopt.backends._vllm_params import declared, defaults
 from genopt.errors import BackendError, MissingExtra, SpecError
 from genopt.types import BackendInfo
@@ -141,7 +141,7 @@ def _started(model: str, options: Options, log: Path) -> Engine:
         )
     except Exception as error:  # anything from pydantic's errors to what CUDA raises
         raise _refused(error, log, arguments) from error
-    return Engine(engine, options, {name: beside(model, path) for name, path in options.lora.items()}, TYPICAL)
+    return Engine(engine, options, {name: beside(model, path) for name, path in options.lora.items()})
 
 
 def _defaults(on_cpu: bool, options: Options, model: str) -> dict[str, Any]:
@@ -269,6 +269,7 @@ def _described(model: str, version: str, options: Options, engine: Engine, spinn
         top_logprobs=max(0, own.max_logprobs),
         images=engine.sees,
         seeded=True,
+        idle_is_free=current_platform.device_type != "cpu",
     )
 
 

@@ -17,6 +17,7 @@ from genopt.backends._model_files import weight_files
 from genopt.backends._vllm_options import UTILIZATION
 
 GIB = 2**30
+TYPICAL = 1024  # tokens of a prompt and its answer, for telling how many of them fit
 WORKING = 2 * GIB  # thought to go to activations, CUDA graphs and CUDA itself: only vLLM's own profile can tell
 _BYTES = {"float32": 4, "float": 4, "float16": 2, "half": 2, "bfloat16": 2}
 
@@ -109,13 +110,13 @@ def crowded(sizes: Mapping[str, Size], options: Mapping[str, Mapping[str, Any]],
         )
 
 
-def told(sizes: Mapping[str, Size], options: Mapping[str, Mapping[str, Any]], card: int, tokens: int) -> Iterator[str]:
+def told(sizes: Mapping[str, Size], options: Mapping[str, Mapping[str, Any]], card: int) -> Iterator[str]:
     """A line for people per engine: what it will hold, and how engines share the card."""
     for name, size in sizes.items():
-        left = room(size, options[name], card, tokens=tokens)
+        left = room(size, options[name], card, tokens=TYPICAL)
         yield (
             f"{name}: {size.weights / GIB:.1f} GiB of weights, and room in the cache for about {left.tokens:,} tokens,"
-            f" {left.texts:,} texts of {min(tokens, size.longest):,}, on a card of {card / GIB:.0f} GiB"
+            f" {left.texts:,} texts of {min(TYPICAL, size.longest):,}, on a card of {card / GIB:.0f} GiB"
         )
     if len(sizes) > 1:
         yield "each engine takes its share of the card all the time; a judge without a backend shares the study's"

@@ -16,7 +16,6 @@ from genopt.errors import SpecError
 from genopt.spec.mistakes import hint
 
 UTILIZATION = 0.92  # vLLM's own share of the GPU's memory
-TYPICAL = 1024  # tokens of a prompt and its answer: decides how many of them the KV cache is thought to hold
 _REFUSED: Mapping[str, str] = {
     "model": "is backend.model. Drop it here",
     "runner": "only models that generate can be tuned. Drop it",

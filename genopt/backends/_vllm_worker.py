@@ -40,8 +40,8 @@ class Counting(Protocol):
 class Running(Protocol):
     """A started engine, as `_vllm_engine.Engine` has it."""
 
-    slots: int
-
+    @property
+    def slots(self) -> int: ...
     @property
     def counters(self) -> Counting: ...
     def add(self, name: str, request: Request) -> Generation | None: ...

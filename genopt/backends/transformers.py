@@ -189,6 +189,7 @@ class TransformersBackend:
             structured=frozenset() if loaded.rules.fixed else frozenset({"choices"}),
             top_logprobs=_TOP_LOGPROBS,
             seeded=True,
+            idle_is_free=loaded.device.type != "cpu",
         )
 
     @staticmethod

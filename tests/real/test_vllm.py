@@ -178,6 +178,38 @@ class TestIsolation:
         assert outcome(first) == outcome(second)
 
 
+class TestRoom:
+    def test_as_many_run_as_texts_of_their_length_fit_into_the_cache(self, llama: Path) -> None:
+        """A cache of 1,024 tokens: eight texts of the guessed length, many short ones, few long ones."""
+
+        async def most(backend: VllmBackend, requests: list[Request]) -> float:
+            tasks = [asyncio.ensure_future(backend.generate(request)) for request in requests]
+            seen = 0.0
+            while not all(task.done() for task in tasks):
+                seen = max(seen, backend.stats()["running"])
+                await asyncio.sleep(0)
+            assert [task.result().finish for task in tasks] == ["length"] * len(tasks)
+            return seen
+
+        async def scenario(backend: VllmBackend) -> None:
+            info = await backend.open()
+            assert info.concurrency == 8 + 2
+
+            def asked(count: int, tokens: int) -> list[Request]:
+                text = {"max_tokens": tokens, "min_tokens": tokens, "temperature": 1.0}
+                return [make_request("dog", seed=n, **text) for n in range(count)]
+
+            assert await most(backend, asked(8, 2)) <= 8
+            await most(backend, asked(100, 2))
+            assert await most(backend, asked(100, 2)) >= 16
+            await most(backend, asked(60, 240))
+            assert await most(backend, asked(20, 240)) <= 8
+
+        engine = Shared(llama, num_gpu_blocks_override=32, block_size=32, max_model_len=512, max_num_seqs=64)
+        engine.run(scenario)
+        engine.close()
+
+
 class TestCancelling:
     def test_half_of_two_hundred_leave_at_once_and_all_slots_are_used_again(self, shared: Shared) -> None:
         def long(seed: int) -> Request:
