@@ -107,13 +107,13 @@ class Engine:
 
     async def open(self) -> BackendInfo:
         if self._table is not None:
-            return replace(await self._table.open(), concurrency=self.slots * 5 // 4)
+            return replace(await self._table.open(), concurrency=self.slots * 5 // 4, idle_is_free=True)
         params = {
             "temperature": Domain("float", "randomness", 0.0, 2.0, search=Range(0.1, 1.5)),
             "top_p": Domain("float", "nucleus", 0.0, 1.0, low_open=True, neutral=(1.0,), search=Range(0.5, 1.0)),
         }
-        identity = {"engine": "stand-in", "version": "1", "model": "none"}
-        return BackendInfo(identity, params, {"temperature": 1.2, "top_p": 1.0}, concurrency=self.slots * 5 // 4)
+        identity, defaults = {"engine": "stand-in", "version": "1", "model": "none"}, {"temperature": 1.2, "top_p": 1.0}
+        return BackendInfo(identity, params, defaults, concurrency=self.slots * 5 // 4, idle_is_free=True)
 
     async def generate(self, request: Request) -> Generation:
         found = await self._table.generate(request) if self._table is not None else self._made_up(request)

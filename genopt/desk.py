@@ -7,6 +7,7 @@ import contextlib
 from collections import Counter
 from dataclasses import dataclass
 
+from genopt import pace
 from genopt.errors import BackendError
 from genopt.finals import enough
 from genopt.outcomes import tell_duplicate
@@ -62,7 +63,7 @@ class Desk:
     async def ask(self) -> Job | None:
         """The next configuration that is not known yet, or None when the search is over."""
         async with self._lock:
-            enough = max(SMALLEST_BATCH, self.session.plan.most_in_flight)
+            enough = max(SMALLEST_BATCH, pace.most(self.session.plan))
             over = False
             while True:
                 job = next((job for job in self._waiting if job.model == self._model), None)

@@ -31,8 +31,6 @@ from genopt.types import Backend, BackendInfo, Domain, Example, Params, ParamVal
 
 log = logging.getLogger(__name__)
 DEFAULT_TRIALS = 60
-FEW, MANY = 4, 64  # trials in flight: in any case where the engine takes so many requests, and at most
-ROUNDS = 2  # of trials in a search, at least
 MOST_REPLICATES = 7  # of one configuration: more say ever less about examples that are seen already
 
 
@@ -113,26 +111,6 @@ class Plan:
     @property
     def concurrency(self) -> int:
         return concurrency(self.spec, self.info)
-
-    @property
-    def trials_in_flight(self) -> int:
-        """As asked for; else a few, so that the engine has work while one of them is judged."""
-        wanted = self.spec.search.trials_in_flight
-        return min(FEW, self.concurrency) if wanted == "auto" else wanted
-
-    @property
-    def most_in_flight(self) -> int:
-        """How many trials there may be at once while the engine has free slots: no more where the first looks of a few
-        fill it, and never so many that those proposed without knowing each other are a large part of the search."""
-        few, trials = self.trials_in_flight, self.trials
-        if self.spec.search.trials_in_flight != "auto" or few * self.first_look() * self.samples >= self.concurrency:
-            return few
-        if (calls := self.spec.budget.generations) is not None:  # one costs something between a look and all examples
-            search = Split.of(calls, self.bill().confirm, finals=self.finals).search
-            paid = int(2 * search // ((self.first_look() + len(self.tune)) * self.samples))
-            trials = paid if trials is None else min(trials, paid)
-        trials = trials or MANY
-        return max(few, min(MANY, math.ceil(trials / ROUNDS)))
 
     @property
     def names(self) -> frozenset[str]:
@@ -237,10 +215,9 @@ class Plan:
         return pruner == "paired" or (pruner != "none" and not self.goal.several)
 
     @property
-    def eager(self) -> bool:
-        """Whether what nobody may need is asked for to keep the engine busy: not where texts are what is counted."""
-        budget = self.spec.budget
-        return not self.races or (budget.generations is None and budget.tokens is None)
+    def counted(self) -> bool:
+        """Whether texts are what is counted."""
+        return self.spec.budget.generations is not None or self.spec.budget.tokens is not None
 
     @property
     def rounds(self) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from typing import TypeVar
 
@@ -18,24 +18,34 @@ class Load:
     def __init__(self, capacity: int) -> None:
         self._capacity, self._asked = capacity, 0
         self._room = asyncio.Event()
+        self._ahead: dict[asyncio.Event, None] = {}
         self.add(0)
 
     def add(self, requests: int) -> None:
         """So many more are asked; fewer where it is negative."""
         self._asked += requests
-        if self.full:
-            self._room.clear()
-        else:
-            self._room.set()
+        if not self.full:
+            (next(iter(self._ahead), None) or self._room).set()
 
     @property
     def full(self) -> bool:
         return self._asked >= self._capacity
 
     async def room(self) -> None:
-        """Return as soon as the engine could take more."""
-        while self.full:
+        """Return as soon as the engine could take more than all that asks for it."""
+        while self.full or self._ahead:
             await self._room.wait()
+            self._room.clear()
+
+    @contextmanager
+    def spare(self, room: asyncio.Event) -> Iterator[None]:
+        """Set `room` when there is some meanwhile and nobody else's turn."""
+        self._ahead[room] = None
+        try:
+            yield
+        finally:
+            del self._ahead[room]
+            self.add(0)
 
     @contextmanager
     def part(self, observations: int, *, each: int) -> Iterator[Part]:
@@ -52,11 +62,11 @@ class Part:
     """What one measurement has in its load."""
 
     def __init__(self, load: Load, each: int) -> None:
-        self._load, self._each, self._asked = load, each, 0
+        self.load, self._each, self._asked = load, each, 0
 
     def asks(self, observations: int) -> None:
         """Now it has so many under way."""
-        self._load.add((observations - self._asked) * self._each)
+        self.load.add((observations - self._asked) * self._each)
         self._asked = observations
 
 
@@ -74,15 +84,16 @@ async def run_trial(
 
     At most `window` observations run at once. `decide` is asked once per rung, with exactly the first `rung`
     observations: completion order favours short answers, so only the contiguous prefix is ever judged. Those beyond a
-    rung are begun before it is decided only if they may run `ahead`. `part` is told how many run. When the trial is
-    stopped, fails or is cancelled, what is still running is cancelled before this returns.
+    rung are begun before it is decided only if they may run `ahead`, and not while the load of its `part`, which is
+    told how many run, is full without them: nobody may need them. When the trial is stopped, fails or is cancelled,
+    what is still running is cancelled before this returns.
     """
     results: list[R | None] = [None] * count
     finished = bytearray(count)
     progress = asyncio.Event()
     failure: list[BaseException] = []
     running: set[asyncio.Task[None]] = set()
-    free = window
+    free, started, done = window, 0, 0
 
     async def one(index: int) -> None:
         nonlocal free
@@ -98,23 +109,34 @@ async def run_trial(
         free += 1  # here, and not when the task is seen to be done: the loop below wakes before that
         progress.set()
 
+    def start() -> None:
+        nonlocal started, free
+        task = asyncio.create_task(one(started))
+        running.add(task)
+        task.add_done_callback(running.discard)
+        started += 1
+        free -= 1
+
+    def told() -> None:
+        if part is not None:
+            part.asks(window - free)
+
     def prefix_of(done: int) -> list[R]:
         return [result for result in results[:done] if result is not None]
 
-    started = done = 0
     looks = list(rungs)
     try:
         while done < count:
-            limit = count if ahead or not looks else looks[0]
-            while started < limit and free > 0:
-                task = asyncio.create_task(one(started))
-                running.add(task)
-                task.add_done_callback(running.discard)
-                started += 1
-                free -= 1
-            if part is not None:
-                part.asks(window - free)
-            await progress.wait()
+            due = looks[0] if looks else count
+            while started < due and free > 0:
+                start()
+            told()
+            while ahead and started < count and free > 0 and not (part is not None and part.load.full):
+                start()
+                told()
+            more = ahead and started < count and free > 0
+            with part.load.spare(progress) if part is not None and more else nullcontext():
+                await progress.wait()
             progress.clear()
             if failure:
                 raise failure[0]

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from genopt import guards, pareto, race
+from genopt import guards, pace, pareto, race
 from genopt.confirm import shown
 from genopt.desk import Desk, Job
 from genopt.errors import BackendError, ScorerError, StudyError
@@ -119,12 +119,12 @@ async def search(session: Session) -> None:
     async with session.crew.turn("starts"):
         await enqueue_starts(session)
     desk = Desk(session)
-    window = max(1, math.ceil(2 * plan.concurrency / (plan.trials_in_flight * spec.search.repeats)))
+    window = max(1, math.ceil(plan.concurrency / spec.search.repeats))
     n = len(plan.tune)
 
     async def evaluate(job: Job) -> None:
         each = 1 if job.config.deterministic else spec.search.repeats * job.config.n
-        with session.load.part(min(window, n if plan.eager else desk.first), each=each) as part:
+        with session.load.part(min(window, desk.first), each=each) as part:
             await session.recall()
             field = standing(session)[1] if spec.search.pruner != "none" else None
             rungs = race.looks(race.first_look(field, n), n)
@@ -161,9 +161,9 @@ async def search(session: Session) -> None:
             desk.ask,
             evaluate,
             fail,
-            trials_in_flight=plan.trials_in_flight,
+            trials_in_flight=pace.few(plan),
             load=session.load,
-            at_most=plan.most_in_flight,
+            at_most=pace.most(plan),
         )
     finally:
         # Not only those on the desk: a trial may have been begun just when the search was cancelled.

@@ -14,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any, TypeVar
 
+from genopt import pace
 from genopt.database import PATIENCE, Patience
 from genopt.events import Listener, Note, Stage
 from genopt.leases import LEASE
@@ -255,7 +256,7 @@ class Session:
             else:
                 await share.spread(observe, window)
             found = await run_trial(
-                len(cells), observe, window=window, rungs=rungs, decide=look, ahead=self.plan.eager, part=part
+                len(cells), observe, window=window, rungs=rungs, decide=look, ahead=pace.ahead(self.plan), part=part
             )
         except TakenOver:
             if rungs:

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from genopt import pace
 from genopt.errors import BackendError, SpecError, StudyError
 from genopt.plan import DEFAULT_TRIALS, Plan
 from genopt.prepare import prepare
@@ -228,26 +229,49 @@ def test_concurrency_is_the_engines_unless_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("slots", "budget", "search", "found"),
+    ("slots", "free", "budget", "search", "found"),
     [
-        (1, {"trials": 60}, {}, (1, 1)),
-        (3, {"trials": 60}, {}, (3, 3)),
-        (32, {"trials": 60}, {}, (4, 4)),  # four first looks fill it
-        (640, {"trials": 60}, {}, (4, 30)),  # half of them
-        (640, {"trials": 6}, {}, (4, 4)),
-        (640, {"trials": 500}, {}, (4, 64)),
-        (640, {"generations": 2000}, {}, (4, 22)),  # 65 % of 2,000 less 64, for trials of 8 to 48
-        (640, {"hours": 1.0}, {}, (4, 32)),
-        (640, {"trials": 60}, {"trials_in_flight": 1}, (1, 1)),
-        (640, {"trials": 60}, {"trials_in_flight": 9}, (9, 9)),
+        (1, True, {"trials": 60}, {}, (1, 1)),
+        (3, True, {"trials": 60}, {}, (3, 3)),
+        (32, True, {"trials": 60}, {}, (4, 4)),  # four first looks fill it
+        (64, True, {"trials": 60}, {}, (8, 8)),  # eight do
+        (64, True, {"trials": 30}, {}, (5, 15)),  # a sixth of them, and half of them where there is room beside
+        (64, False, {"trials": 30}, {}, (5, 5)),
+        (64, False, {"hours": 1.0}, {}, (8, 8)),
+        (64, False, {"trials": 30}, {"pruner": "none"}, (4, 4)),  # each asks for all its examples at once
+        (640, True, {"trials": 60}, {}, (10, 30)),
+        (640, False, {"trials": 60}, {}, (10, 10)),
+        (640, True, {"trials": 6}, {}, (4, 4)),
+        (640, True, {"trials": 500}, {}, (64, 64)),
+        (640, False, {"generations": 2000}, {}, (4, 22)),  # 65 % of 2,000 less 64, for trials of 8 to 48
+        (640, True, {"hours": 1.0}, {}, (10, 32)),
+        (640, True, {"trials": 60}, {"trials_in_flight": 1}, (1, 1)),
+        (640, True, {"trials": 60}, {"trials_in_flight": 9}, (9, 9)),
     ],
 )
-def test_a_few_trials_are_in_flight_and_more_where_the_engine_has_room(
-    tmp_path: Path, slots: int, budget: dict[str, Any], search: dict[str, Any], found: tuple[int, int]
+def test_a_few_trials_are_in_flight_and_more_where_slots_are_free_and_cost_nothing(
+    tmp_path: Path, slots: int, free: bool, budget: dict[str, Any], search: dict[str, Any], found: tuple[int, int]
 ) -> None:
-    engine = {"kind": "tests.toy:ToyBackend", "model": "toy", "concurrency": slots}
+    engine = {"kind": "tests.toy:ToyBackend", "model": "toy", "concurrency": slots, "options": {"idle_is_free": free}}
     plan = open_plan(tmp_path, count=80, budget=budget, backend=engine, search={"sampler": "random", **search})
-    assert (plan.trials_in_flight, plan.most_in_flight) == found
+    assert (pace.few(plan), pace.most(plan)) == found
+
+
+@pytest.mark.parametrize(
+    ("free", "changes", "found"),
+    [
+        (True, {}, True),
+        (False, {}, False),
+        (True, {"budget": {"generations": 2000}}, False),  # they are what is counted
+        (True, {"budget": {"tokens": 20000}}, False),
+        (False, {"search": {"sampler": "random", "pruner": "none"}}, True),  # there is no decision to be ahead of
+    ],
+)
+def test_examples_are_asked_for_ahead_of_a_decision_where_that_costs_nothing(
+    tmp_path: Path, free: bool, changes: dict[str, Any], found: bool
+) -> None:
+    engine = {"kind": "tests.toy:ToyBackend", "model": "toy", "options": {"idle_is_free": free}}
+    assert pace.ahead(open_plan(tmp_path, **{"backend": engine, "search": {"sampler": "random"}, **changes})) == found
 
 
 # --- the description: what must not change while a study goes on

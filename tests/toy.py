@@ -76,6 +76,7 @@ class ToyBackend:
             structured=frozenset(self.options.get("structured", ())),
             images=bool(self.options.get("images")),
             seeded=bool(self.options.get("seeded")),
+            idle_is_free=bool(self.options.get("idle_is_free")),
         )
 
     async def models(self, names: Sequence[str]) -> dict[str, dict[str, str]]:
