@@ -576,7 +576,8 @@ def test_an_engine_of_many_slots_is_filled_within_the_budget(
     for slots in (16, 512):
         folder = tmp_path / str(slots)
         folder.mkdir()
-        table = study(folder, count=60, budget=budget, baseline=OUTSIDE, backend=backend(delay=0.05, concurrency=slots))
+        engine = backend(delay=0.05, concurrency=slots, idle_is_free=True)
+        table = study(folder, count=60, budget=budget, baseline=OUTSIDE, backend=engine)
         table["search"] = {"sampler": "random", "pruner": "paired"}
         flying: list[int] = []
         monkeypatch.setattr(Desk, "finished", observed(flying, Desk.finished))

@@ -101,7 +101,7 @@ class TestWhatFits:
         halves = {name: {"gpu_memory_utilization": 0.47} for name in ("backend", "scorers.good.backend")}
         sizes = dict.fromkeys(halves, EIGHT)
         assert list(crowded(sizes, halves, 80 * GIB)) == []
-        lines = list(told(sizes, halves, 80 * GIB, 1024))
+        lines = list(told(sizes, halves, 80 * GIB))
         assert "backend: 16.0 GiB of weights" in lines[0] and "on a card of 80 GiB" in lines[0] and len(lines) == 3
         assert len(list(crowded(sizes, halves, 24 * GIB))) == 2
 
