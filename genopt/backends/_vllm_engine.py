@@ -21,7 +21,7 @@ from genopt.types import Finish, Generation, Message, Request, TokenLogprob
 
 _FINISH: Mapping[str, Finish] = {"stop": "stop", "length": "length", "repetition": "degenerate"}
 _REMEMBERED = 4096  # prompts
-_GUESS = 128  # tokens of a prompt and its answer, as long as no text is finished
+_GUESS = 512  # tokens of a prompt and its answer, as long as no text is finished
 _RECENT = 64  # finished texts that are remembered
 _WATCHED_EVERY = 0.5  # seconds
 
