@@ -119,7 +119,7 @@ async def search(session: Session) -> None:
     async with session.crew.turn("starts"):
         await enqueue_starts(session)
     desk = Desk(session)
-    window = max(1, math.ceil(plan.concurrency / spec.search.repeats))
+    window = max(1, math.ceil(2 * plan.concurrency / spec.search.repeats))  # twice: some are being scored
     n = len(plan.tune)
 
     async def evaluate(job: Job) -> None:
