@@ -35,7 +35,7 @@ def most(plan: Plan) -> int:
     least, trials = few(plan), plan.trials
     if plan.spec.search.trials_in_flight != "auto" or least * plan.first_look() * plan.samples >= plan.concurrency:
         return least
-    if not (plan.counted or plan.info.idle_is_free):
+    if not (plan.counted or plan.info.idle_is_free):  # a free slot saves work
         return least
     if (calls := plan.spec.budget.generations) is not None:  # one costs something between a look and all examples
         search = Split.of(calls, plan.bill().confirm, finals=plan.finals).search

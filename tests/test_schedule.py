@@ -445,6 +445,12 @@ def test_a_trial_enters_what_it_has_under_way_up_to_its_next_look_or_ahead_of_it
     assert load._asked == 0
 
 
+async def settle() -> None:
+    """Let everything run that can."""
+    for _ in range(30):
+        await asyncio.sleep(0)
+
+
 def test_what_nobody_may_need_is_begun_only_while_the_engine_has_room() -> None:
     """Ten requests fit. Beside eight of others a trial begins the four up to its look and nothing ahead of it; beside
     four it fills the room, and begins no more."""
@@ -458,28 +464,21 @@ def test_what_nobody_may_need_is_begun_only_while_the_engine_has_room() -> None:
             await gate.wait()
             return index
 
-        others = [load.part(4, each=1), load.part(4, each=1)]
-        for other in others:
-            other.__enter__()
-        with load.part(4, each=1) as part:
+        with load.part(4, each=1) as one, load.part(4, each=1) as another, load.part(4, each=1) as part:
             trial = asyncio.create_task(
                 run_trial(12, observe, window=12, rungs=(4,), decide=keep({4: False}, []), part=part)
             )
             await settle()
             assert begun == [0, 1, 2, 3]
-            others[0].__exit__(None, None, None)
+            one.asks(0)
             await settle()
             assert begun == [0, 1, 2, 3, 4, 5] and load.full
-            others[1].__exit__(None, None, None)
+            another.asks(0)
             await settle()
             assert begun == list(range(10)) and load.full
             gate.set()
             assert await trial == [0, 1, 2, 3]
         assert not load.full
-
-    async def settle() -> None:
-        for _ in range(30):
-            await asyncio.sleep(0)
 
     run(main())
 
@@ -507,12 +506,10 @@ def test_room_is_offered_to_one_trial_after_the_other() -> None:
             load.part(2, each=1) as parts["long"],
         ):
             trials = [asyncio.create_task(one("short", 3)), asyncio.create_task(one("long", 9))]
-            for _ in range(30):
-                await asyncio.sleep(0)
+            await settle()
             assert begun == {"short": [0, 1], "long": [0, 1]}
             other.asks(0)
-            for _ in range(30):
-                await asyncio.sleep(0)
+            await settle()
             assert {name: len(indices) for name, indices in begun.items()} == {"short": 3, "long": 3}
             gate.set()
             assert await asyncio.gather(*trials) == [list(range(3)), list(range(9))]
