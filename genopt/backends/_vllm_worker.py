@@ -5,6 +5,7 @@ It knows requests and finished texts, and an engine that can add, step, abort an
 
 from __future__ import annotations
 
+import atexit
 import logging
 import threading
 import time
@@ -111,6 +112,7 @@ class Worker:
 
     def close(self) -> None:
         """End the engine after its current step; whatever is unfinished gets a BackendError. Blocks; safe twice."""
+        atexit.unregister(self.close)
         self._closing.set()
         with self._changed:
             self._changed.notify()
@@ -128,6 +130,7 @@ class Worker:
             self._end(closed())
             self.ready.set_exception(error)
             return
+        atexit.register(self.close)  # Python's own end waits for ever for an engine's process that nobody ended
         self.ready.set_result(None)
         try:
             while self._wait():

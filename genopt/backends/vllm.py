@@ -42,11 +42,11 @@ class VllmBackend:
     tell: Callable[[str], None] = staticmethod(_log.info)
 
     def __init__(self, *, model: str, options: Mapping[str, Any] | None = None) -> None:
-        self._model = model
+        self._model, self._name = model, shown(model)
         self._options = options_of(options or {})
         self._worker: Worker | None = None
         self._info: BackendInfo | None = None
-        self._places = {shown(model): model}
+        self._places = {self._name: model}
         self._opening = asyncio.Lock()
 
     async def open(self) -> BackendInfo:
@@ -61,7 +61,7 @@ class VllmBackend:
                     found.append(info)
                     return engine
 
-                worker = Worker(start, shown(self._model), lambda text: self.tell(text))
+                worker = Worker(start, self._name, lambda text: self.tell(text))
                 try:
                     await asyncio.wrap_future(worker.ready)
                 except BaseException:
@@ -81,8 +81,8 @@ class VllmBackend:
             raise BackendError("the engine is not open", hint="await backend.open() first")
         asked = coerced(request, self._info.params, self._info.top_logprobs)
         if not self._info.images and any(message.images for message in asked.messages):
-            raise BackendError(f"the model {shown(self._model)} does not see images", hint="take one that does")
-        model = str(asked.params.get("model", shown(self._model)))
+            raise BackendError(f"the model {self._name} does not see images", hint="take one that does")
+        model = str(asked.params.get("model", self._name))
         try:
             self._place(model)
         except SpecError as error:

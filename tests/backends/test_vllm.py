@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -25,6 +27,7 @@ from genopt.errors import BackendError, MissingExtra, SpecError
 from genopt.prepare import prepare
 from genopt.spec import BackendSpec, StudySpec
 from genopt.types import Backend, Generation, Message, Request
+from tests.processes import ROOT
 
 FIELDS = ("model", "max_model_len", "gpu_memory_utilization", "dtype", "_api_process_count", "max_loras")
 
@@ -332,6 +335,27 @@ def texts(futures: Sequence[Future[Generation]]) -> list[str]:
     return [future.result(10).text for future in futures]
 
 
+FORGETFUL = """
+import threading
+from genopt.backends._vllm_worker import Worker
+
+class Engine:
+    slots = 1
+
+    def __init__(self, model):
+        import multiprocessing  # as late as vLLM does, in the thread
+
+        self.process = multiprocessing.get_context("fork").Process(target=threading.Event().wait)
+        self.process.start()
+
+    def close(self):
+        self.process.terminate()
+        print("closed")
+
+Worker(Engine, "a", print).ready.result(10)
+"""
+
+
 class TestWorker:
     def test_results_reach_those_who_asked(self, rigs: Any) -> None:
         rig = rigs()
@@ -455,6 +479,10 @@ class TestWorker:
         error = lost.exception(10)
         assert isinstance(error, BackendError) and "cannot be loaded" in str(error) and error.hint == "take another"
         assert texts(rig.submit("row")) == ["row"], "the first one comes back when it is asked for"
+
+    def test_a_program_that_forgets_to_close_it_ends_all_the_same(self) -> None:
+        child = subprocess.run([sys.executable, "-c", FORGETFUL], timeout=60, capture_output=True, text=True, cwd=ROOT)
+        assert (child.returncode, child.stdout, child.stderr) == (0, "closed\n", "")
 
     def test_closing_ends_what_is_unfinished(self, rigs: Any) -> None:
         rig = rigs()
