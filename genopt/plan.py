@@ -86,6 +86,9 @@ class Plan:
     folds: tuple[Fold, ...] = ()  # of the tune split, whose later examples are then the holdout, too (see crossfit)
     warnings: list[str] = field(default_factory=list)
 
+    def __post_init__(self) -> None:
+        self._granted = self.concurrency
+
     @property
     def domains(self) -> Mapping[str, Domain]:
         return self.info.params
@@ -111,6 +114,16 @@ class Plan:
     @property
     def concurrency(self) -> int:
         return concurrency(self.spec, self.info)
+
+    def refit(self) -> None:
+        """Have as many requests in flight as the engine says by now: some learn from texts how many fit."""
+        stats = getattr(self.backend, "stats", None)
+        told = int(stats().get("concurrency", 0)) if stats is not None else 0
+        if told > 0:
+            self.info = replace(self.info, concurrency=told)
+        for _ in range(self._granted, self.concurrency):
+            self.slots.release()
+        self._granted = max(self._granted, self.concurrency)  # fewer only wait in the engine instead
 
     @property
     def names(self) -> frozenset[str]:

@@ -27,6 +27,11 @@ class Load:
         if not self.full:
             (next(iter(self._ahead), None) or self._room).set()
 
+    def resize(self, capacity: int) -> None:
+        """The engine takes so many from now on."""
+        self._capacity = capacity
+        self.add(0)
+
     @property
     def full(self) -> bool:
         return self._asked >= self._capacity

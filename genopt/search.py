@@ -119,10 +119,12 @@ async def search(session: Session) -> None:
     async with session.crew.turn("starts"):
         await enqueue_starts(session)
     desk = Desk(session)
-    window = max(1, math.ceil(2 * plan.concurrency / spec.search.repeats))  # twice: some are being scored
+    session.refit()
     n = len(plan.tune)
 
     async def evaluate(job: Job) -> None:
+        session.refit()
+        window = max(1, math.ceil(2 * plan.concurrency / spec.search.repeats))  # twice: some are being scored
         each = 1 if job.config.deterministic else spec.search.repeats * job.config.n
         with session.load.part(min(window, desk.first), each=each) as part:
             await session.recall()

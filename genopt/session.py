@@ -279,6 +279,11 @@ class Session:
         rows = await self.db(self.store.rows, self.study.id, config.key, phase, of)
         return {(row.example_id, row.sample): row for row in rows}
 
+    def refit(self) -> None:
+        """Ask for as much at once as the engine takes by now."""
+        self.plan.refit()
+        self.load.resize(self.plan.concurrency)
+
     def elapsed(self) -> float:
         """Seconds in which anybody worked on this study, until now."""
         return self.account.elapsed()

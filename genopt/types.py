@@ -237,10 +237,11 @@ class Backend(Protocol):
     Five things are optional. `known`, a BackendInfo of what any model and version may honour: a study's names are held
     against it before `open`. `tell`, an attribute that is set before `open`: a callable that takes a line for people
     (loading, waiting for a server). `stats()`: what the engine is doing right now, name -> number, for the progress
-    line. `async models(names)`: for an engine whose requests may name another `model`, what identifies each of these
-    (name -> {"digest": ...}); raises SpecError for those it does not have. `replay(request, donor)`: what `generate`
-    would give for a request that differs from the donor's in nothing but max_tokens and stop, made of `donor.tokens`;
-    None where they end before its text does. It has to be right to the letter.
+    line; "concurrency" among it takes the place of BackendInfo's, for an engine that learns how many texts fit. `async
+    models(names)`: for an engine whose requests may name another `model`, what identifies each of these (name ->
+    {"digest": ...}); raises SpecError for those it does not have. `replay(request, donor)`: what `generate` would give
+    for a request that differs from the donor's in nothing but max_tokens and stop, made of `donor.tokens`; None where
+    they end before its text does. It has to be right to the letter.
     """
 
     async def open(self) -> BackendInfo:

@@ -483,6 +483,22 @@ def test_what_nobody_may_need_is_begun_only_while_the_engine_has_room() -> None:
     run(main())
 
 
+def test_who_waits_for_room_hears_of_a_larger_engine() -> None:
+    load = Load(4)
+
+    async def main() -> None:
+        with load.part(6, each=1):
+            waiting = asyncio.create_task(load.room())
+            await settle()
+            load.resize(6)
+            await settle()
+            assert load.full and not waiting.done()
+            load.resize(7)
+            await waiting
+
+    run(main())
+
+
 def test_room_is_offered_to_one_trial_after_the_other() -> None:
     """Two trials wait with something ahead of their looks; the first has only one more, the second takes the rest."""
     load = Load(6)

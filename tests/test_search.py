@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import json
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
@@ -23,7 +24,7 @@ from genopt.report.material import collect
 from genopt.session import Session
 from genopt.spec.read import make_study
 from genopt.study import TrialRecord
-from genopt.types import Example, Generation, Request
+from genopt.types import BackendInfo, Example, Generation, Request
 from tests.studies import Ran, backend, generations, opened, query, run
 from tests.toy import ToyBackend, study
 
@@ -589,6 +590,38 @@ def test_an_engine_of_many_slots_is_filled_within_the_budget(
         assert verdict.trials <= budget.get("trials", 900)
     assert most[16] <= 4 < most[512]
     assert rounds[512] < rounds[16]
+
+
+class Learning(ToyBackend):
+    """Opens for 4 requests at once, and finds when it has written some that 24 fit, or `fits`."""
+
+    peaks: ClassVar[dict[str, int]] = {}
+
+    async def open(self) -> BackendInfo:
+        return replace(await super().open(), concurrency=4)
+
+    async def generate(self, request: Request) -> Generation:
+        known = "known" if self.requests > 30 else "guessed"
+        self.peaks[known] = max(self.peaks.get(known, 0), self.running + 1)
+        return await super().generate(request)
+
+    def stats(self) -> dict[str, float]:
+        return {"concurrency": 4 if self.requests <= 30 else self.options.get("fits", 24)}
+
+
+@pytest.mark.parametrize(("asked", "fits", "most"), [("auto", 24, 24), ("auto", 2, 4), (6, 24, 6)])
+def test_as_much_is_asked_at_once_as_the_engine_says_by_then(
+    tmp_path: Path, asked: str | int, fits: int, most: int
+) -> None:
+    """An engine that learns how many texts fit is asked for so many once the baseline is known; a study that says how
+    many requests are in flight is right."""
+    Learning.peaks.clear()
+    engine = {"kind": "tests.test_search:Learning", "model": "toy", "concurrency": asked}
+    engine["options"] = {"delay": 0.01, "fits": fits}
+    table = study(tmp_path, count=100, budget={"trials": 12}, baseline=OUTSIDE, backend=engine)
+    ran = run(table, tmp_path)
+    ran.decided()
+    assert Learning.peaks == {"guessed": 4 if asked == "auto" else asked, "known": most}
 
 
 def observed(flying: list[int], finished: Any) -> Any:

@@ -48,6 +48,11 @@ class Dispatch:
         self.engines[engine.number] = engine
         self._serve()
 
+    def resize(self, engine: Engine, places: int) -> None:
+        """An engine takes so many from now on."""
+        engine.places = places
+        self._serve()
+
     def leave(self, engine: Engine) -> None:
         """An engine less; what it has is for those to ask elsewhere who sent it."""
         if self.engines.get(engine.number) is engine:

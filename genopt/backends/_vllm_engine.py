@@ -82,6 +82,11 @@ class Engine:
         fitting = self.cache_tokens * _RECENT // sum(self._lengths)
         return int(max(1, min(self.config.scheduler_config.max_num_seqs, fitting)))
 
+    @property
+    def concurrency(self) -> int:
+        """How many requests it is worth having in flight: a slot that gets free is then filled at once."""
+        return self.slots + self.slots // 4
+
     def add(self, name: str, request: Request) -> Generation | None:
         """Take a request, or give its result at once when the prompt does not fit.
 

@@ -261,7 +261,7 @@ def _described(model: str, version: str, options: Options, engine: Engine, spinn
         params=domains,
         defaults=defaults(domains, told) | {"model": shown(model)},
         recommended={name: value for name, value in defaults(domains, told).items() if told.get(name) is not None},
-        concurrency=engine.slots + engine.slots // 4,  # so that a slot that gets free is filled at once
+        concurrency=engine.concurrency,
         context=own.max_model_len,
         vocabulary=own.get_vocab_size(),
         notes=tuple(notes),

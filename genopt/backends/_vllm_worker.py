@@ -44,6 +44,8 @@ class Running(Protocol):
     @property
     def slots(self) -> int: ...
     @property
+    def concurrency(self) -> int: ...
+    @property
     def counters(self) -> Counting: ...
     def add(self, name: str, request: Request) -> Generation | None: ...
     def step(self) -> list[tuple[str, Generation | BackendError]]: ...
@@ -105,6 +107,7 @@ class Worker:
             "waiting": waiting + (now.waiting if busy else 0),
             "prefix_hits": now.cached_tokens / now.prompt_tokens if now.prompt_tokens else 0.0,
             "kv_cache": now.kv_cache if busy else 0.0,
+            "concurrency": engine.concurrency,
             "prompt_tokens_computed": now.prompt_tokens - now.cached_tokens,
             "model_changes": self.changes,
             "seconds_changing": self.seconds_changing,

@@ -151,6 +151,8 @@ class RayBackend:
         told = {name: sum(v) / (len(v) if name in shares else 1) for name, v in found.items()}
         told["waiting"] = told.get("waiting", 0) + self._dispatch.waiting
         told["running"] = told.get("running", sum(engine.running for engine in self._dispatch.engines.values()))
+        if "concurrency" in told:  # as `open` says it: of those too that have not told yet
+            told["concurrency"] *= self._replicas / len(found["concurrency"])
         return told | {"engines": len(self._dispatch.engines)}
 
     async def aclose(self) -> None:
@@ -237,7 +239,8 @@ class RayBackend:
             self._first.set_result(_all_of(info, self._replicas))
         try:
             while not gone.is_set():
-                self._stats[number] = await actor.stats.remote()
+                self._stats[number] = told = await actor.stats.remote()
+                self._dispatch.resize(engine, int(told.get("concurrency", info.concurrency)))
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(gone.wait(), LOOK)
             await actor.stats.remote()  # raises what ended it

@@ -55,6 +55,23 @@ class TestDispatch:
 
         asyncio.run(scenario())
 
+    def test_who_waits_is_served_by_an_engine_that_takes_more(self) -> None:
+        async def scenario() -> None:
+            one = dispatch(2)
+            engine = await one.take("a")
+            assert await one.take("b") is engine
+            waiting = [asyncio.ensure_future(one.take(name)) for name in "cd"]
+            one.resize(engine, 3)
+            assert await waiting[0] is engine and one.waiting == 1
+            one.resize(engine, 1)
+            one.give_back(engine)
+            one.give_back(engine)
+            assert one.waiting == 1 and engine.running == 1
+            one.give_back(engine)
+            assert await waiting[1] is engine
+
+        asyncio.run(scenario())
+
     def test_nothing_waits_for_its_home_while_another_engine_has_room(self) -> None:
         async def scenario() -> None:
             both = dispatch(1, 1)

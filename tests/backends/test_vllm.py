@@ -245,6 +245,7 @@ class Fake:
 
     def __init__(self, model: str, slots: int, notes: list[Any], dies: Callable[[list[Request]], bool]) -> None:
         self.model, self.slots, self.notes, self.dies = model, slots, notes, dies
+        self.concurrency = slots
         self.counters = Numbers()
         self.inside: dict[str, tuple[Request, int]] = {}
         self.open = threading.Event()

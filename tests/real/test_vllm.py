@@ -203,8 +203,10 @@ class TestRoom:
             assert await most(backend, asked(12, short)) <= 9
             await most(backend, asked(100, short))
             assert await most(backend, asked(100, short)) >= 24
+            assert backend.stats()["concurrency"] > 24
             await most(backend, asked(64, long))
             assert await most(backend, asked(20, long)) <= 16
+            assert backend.stats()["concurrency"] <= 16 + 4
 
         engine = Shared(llama, num_gpu_blocks_override=32, block_size=32, max_model_len=128, max_num_seqs=64)
         try:
