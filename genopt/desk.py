@@ -50,6 +50,8 @@ class Desk:
         """Observations that a new trial makes before it is judged."""
         self.in_flight: dict[str, Job] = {}
         self.reason = ""
+        self.spent_up = False
+        """Whether it is a budget that ended the search."""
         self.aside: list[tuple[Job, BackendError]] = []
         self._failures: Counter[str] = Counter()
         self._twins: dict[str, list[Asked]] = {}
@@ -103,7 +105,7 @@ class Desk:
                     return None  # these first: while nothing runs no room can appear
                 await self._room()  # when a running trial is stopped early
             if reason:
-                self.reason = self.reason or reason
+                self.reason, self.spent_up = self.reason or reason, True
                 if await self._others_run():
                     continue
                 return None
@@ -120,8 +122,8 @@ class Desk:
             if asked is None and (await self._others_run() or await self._died()):
                 continue
             if asked is None:
-                grid = trials is None or len(session.seen) < trials
-                self.reason = "the grid is done" if grid else f"the budget of {trials} trials is spent"
+                self.spent_up = trials is not None and len(session.seen) >= trials
+                self.reason = f"the budget of {trials} trials is spent" if self.spent_up else "the grid is done"
                 return None
             config = session.plan.configure(asked.params)
             if config.key in self.in_flight:

@@ -173,7 +173,7 @@ async def search(session: Session) -> None:
     await session.learn()
     await session.recall(everything=True)
     session.note(f"search ended: {desk.reason}")
-    if session.seen <= {plan.baseline().key} and desk.reason.startswith("the budget"):
+    if session.seen <= {plan.baseline().key} and desk.spent_up:
         session.note("nothing but the baseline was tried, so nothing can be better: raise the budget", warning=True)
 
 
