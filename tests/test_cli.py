@@ -11,6 +11,7 @@ import sqlite3
 import subprocess
 import sys
 from contextlib import closing
+from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -18,8 +19,12 @@ from typing import Any
 import jsonschema
 import pytest
 
+from genopt.archive import load
 from genopt.cli import COMMANDS, one_blas_thread
+from genopt.liveness import as_worker
 from genopt.spec.scorers import KINDS
+from genopt.store import Store
+from genopt.tables import FAILED
 from tests.commands import SMALL, Ran, Shell, write_rows
 from tests.toy import DEFAULTS, PARAMETERS, rows
 
@@ -524,6 +529,21 @@ def test_studies_lists_and_inspects(shell: Shell, study: Path) -> None:
     assert about["study"]["backend"]["engine"] == "toy" and about["study"]["space"].keys() == {"temperature", "top_p"}
     assert about["search_generations"] + about["confirm_generations"] == len(shell.requests)
     assert len(about["workers"]) == 1 and about["workers"][0]["closed"] is True
+
+
+def test_who_watches_the_workers_sees_the_calls_that_failed(shell: Shell, study: Path) -> None:
+    """Of each worker, for people and as JSON; nothing is said where none failed."""
+    archive = load(url(shell))
+    for host, failed in (("calm", 0), ("torn", 1200)):
+        me = as_worker()
+        with closing(Store(archive.url, worker=me.id)) as store:
+            store.leases.join(replace(me, host=host), archive.id)
+            store.write({FAILED: [{}] * failed})
+    rows = ok(shell("studies", "--live", study, "--json")).json
+    assert {row["host"]: row["calls_failed"] for row in rows} == {"calm": 0, "torn": 1200}
+    calm, torn = sorted(ok(shell("studies", "--live", study)).out.splitlines())
+    assert "\t0 generations (0.0/s)\t" in calm
+    assert "\t0 generations (0.0/s), 1,200 calls failed\t" in torn
 
 
 def test_a_clone_has_the_same_trials_and_goes_on_without_generating_anything_again(shell: Shell, study: Path) -> None:
