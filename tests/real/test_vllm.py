@@ -199,7 +199,7 @@ class TestRoom:
                 text = {"max_tokens": tokens, "min_tokens": tokens, "temperature": 1.0}
                 return [make_request("dog", seed=n, **text) for n in range(count)]
 
-            short, long = 16, 64  # tokens; so many steps that the peak is seen from outside, within one block and in three
+            short, long = 16, 64  # tokens: so many steps that the peak is seen from outside, in one block and in three
             assert await most(backend, asked(12, short)) <= 9
             await most(backend, asked(100, short))
             assert await most(backend, asked(100, short)) >= 24
