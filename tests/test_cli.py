@@ -7,6 +7,7 @@ import json
 import os
 import re
 import resource
+import signal
 import sqlite3
 import subprocess
 import sys
@@ -512,6 +513,37 @@ def test_the_schema_accepts_the_quickstart_and_refuses_unknown_keys(shell: Shell
         {name: value for name, value in study.items() if name != "dataset"},
     ):
         assert list(check.iter_errors(wrong))
+
+
+INTERRUPTED = """
+import asyncio, os
+sent = []
+async def score(example, text):
+    if not sent:
+        sent.append(os.kill(os.getpid(), {number}))
+    await asyncio.sleep(60)
+"""
+
+
+@pytest.mark.parametrize(
+    ("words", "number", "code"),
+    [
+        (("check", "study.toml"), signal.SIGINT, 130),
+        (("evaluate", "study.toml"), signal.SIGTERM, 75),
+        (("rescore", "study.toml", "--scorer", '{kind = "function", function = "mine:score"}'), signal.SIGINT, 130),
+    ],
+)
+def test_a_signal_ends_whatever_generates_or_scores_with_its_exit_code(
+    shell: Shell, words: tuple[str, ...], number: int, code: int
+) -> None:
+    if words[0] == "rescore":
+        assert shell("optimize", shell.write(shell.table()), "--quiet").code == 0
+    else:
+        shell.write(shell.table(scorers={"mine": {"kind": "function", "function": "mine:score"}}))
+    (shell.folder / "mine.py").write_text(INTERRUPTED.format(number=int(number)), encoding="utf-8")
+    ran = shell(*words)
+    assert (ran.code, ran.out) == (code, "")
+    assert "stopping: committing what is done" in ran.err and "error" not in ran.err
 
 
 # --- studies
