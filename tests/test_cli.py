@@ -655,7 +655,7 @@ def test_a_fault_of_a_users_own_code_is_told_in_one_line_with_a_way_to_its_trace
 
 
 @pytest.mark.parametrize("command", ["check", "optimize"])
-def test_pull_is_an_option_of_the_engine(shell: Shell, command: str, tmp_path: Path) -> None:
+def test_pull_is_an_option_of_the_engine(shell: Shell, command: str) -> None:
     """The embedded engine has none of that name, and says so before it loads anything."""
     path = shell.write(shell.table() | {"backend": {"kind": "transformers", "model": "nowhere"}})
     ran = shell(command, path, "--pull")

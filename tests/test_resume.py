@@ -50,7 +50,7 @@ def measured(folder: Path) -> set[tuple[int, str]]:
     return {(t.proposal, json.dumps(t.config["params"], sort_keys=True)) for t in trials if t.state == "complete"}
 
 
-def moments(rng: random.Random, first: int = 0) -> list[Moment]:
+def moments(rng: random.Random) -> list[Moment]:
     """Five random moments: in the baseline, twice in the search, among the finalists, in the verdict."""
     baseline, early, late = rng.randrange(3, 30), rng.randrange(45, 110), rng.randrange(150, 230)
     again, confirm = rng.randrange(5, 60), rng.randrange(3, 14)
