@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -184,16 +185,30 @@ def shots_problems(spec: StudySpec, space: SearchSpace, tune: Sequence[Example])
             )
 
 
-def common_fields(examples: Sequence[Example]) -> frozenset[str]:
-    """The fields that every row has."""
-    return frozenset.intersection(*(frozenset(example.fields) for example in examples))
+@dataclass(frozen=True, slots=True)
+class Fields:
+    """The fields that every row has, in the first one's order; those that only some have, each with the ids of the
+    others."""
+
+    common: Sequence[str]
+    lacking: Mapping[str, Sequence[str]]
+
+    @classmethod
+    def of(cls, examples: Sequence[Example]) -> Fields:
+        common = [name for name in examples[0].fields if all(name in example.fields for example in examples)]
+        some = dict.fromkeys(name for example in examples for name in example.fields)
+        lacking = {
+            name: [example.id for example in examples if name not in example.fields]
+            for name in some
+            if name not in common
+        }
+        return cls(common, lacking)
 
 
-def names_are_known(
-    spec: StudySpec, prompt: Prompt, space: SearchSpace, info: BackendInfo, examples: Sequence[Example]
-) -> None:
-    """Hold every name in the space and the baseline against the backend, the prompt and the rows. Raises SpecError."""
-    used, fields = prompt.names(), common_fields(examples)
+def names_are_known(spec: StudySpec, prompt: Prompt, space: SearchSpace, info: BackendInfo, fields: Fields) -> None:
+    """Hold every name in the space and the baseline against the backend, the prompt and the rows' fields. Raises
+    SpecError."""
+    used = prompt.names()
     apart = ("system", "user", "shots", *(("n",) if spec.answer else ()))
     variables = frozenset({name for name in space.names() if name in used or name in apart})
     known = frozenset(info.params) | variables
@@ -211,7 +226,7 @@ def names_are_known(
         elif name not in known:
             found.append(
                 f"space.{path}: is neither a parameter of {engine} nor a variable that the prompt uses"
-                f" ({{{{ {name} }}}})." + hint(name, [*info.params, *used - fields])
+                f" ({{{{ {name} }}}})." + hint(name, [*info.params, *used.difference(fields.common)])
             )
         elif name in info.params:
             found += [f"space.{path}: {problem}" for problem in _illegal(dimension, info.params[name])]
@@ -231,10 +246,7 @@ def names_are_known(
                 f"{key}.{name}: is neither a parameter of {engine} nor a variable of the prompt." + hint(name, settable)
             )
     of_prompt = (variables | (spec.baseline.keys() & used)) - ({"n"} if spec.answer else set())
-    some = dict.fromkeys(name for example in examples for name in example.fields if name not in fields)
-    lacking = {name: [example.id for example in examples if name not in example.fields] for name in some}
-    named = [name for name in examples[0].fields if name in fields]
-    found += [f"prompt: {problem}" for problem in problems(prompt, named, of_prompt, lacking)]
+    found += [f"prompt: {problem}" for problem in problems(prompt, fields.common, of_prompt, fields.lacking)]
     if not space.open_dimensions():
         found.append("space: there is nothing to search. Give at least one range, choice or switch")
     if found:

@@ -12,7 +12,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 
 class GenoptError(Exception):
@@ -67,3 +68,12 @@ class StudyError(GenoptError):
     """The study's storage cannot do what was asked: unknown, changed, of another tool, not writable."""
 
     exit_code = 2
+
+
+@contextmanager
+def writing(where: str) -> Iterator[None]:
+    """Writing a file that the user named: where that fails, a SpecError that begins with `where`."""
+    try:
+        yield
+    except OSError as error:
+        raise SpecError(f"{where}: cannot be written ({error.strerror or error}). Name another file") from None

@@ -12,7 +12,7 @@ from typing import IO, Any
 
 from genopt import dataset
 from genopt._rows import SUFFIXES
-from genopt.errors import SpecError
+from genopt.errors import SpecError, writing
 from genopt.meter import Meter
 from genopt.plan import Bill, Plan
 from genopt.prepare import prepare
@@ -104,10 +104,8 @@ async def evaluate_async(
                 plan.prompt.render(example, config.variables)
         if output is None:
             return await _measure(plan, config, examples, None)
-        try:
+        with writing(f"-o {output}"):
             file = output.open("a", encoding="utf-8")
-        except OSError as error:
-            raise SpecError(f"-o {output}: cannot be written ({error.strerror}). Name another file") from None
         with file:
             return await _measure(plan, config, examples, file)
     finally:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from genopt.answers import Answers
-from genopt.errors import MissingExtra, SpecError
+from genopt.errors import MissingExtra, SpecError, writing
 from genopt.measures import metrics_of
 from genopt.objectives import Goal
 from genopt.store import Store
@@ -142,9 +142,8 @@ def write(frame: pandas.DataFrame, path: Path) -> None:
     if path.suffix not in writers:
         raise SpecError(f"{path}: {path.suffix or 'no suffix'} is no format. Use one of {', '.join(FORMATS)}")
     try:
-        writers[path.suffix]()
-    except OSError as error:
-        raise SpecError(f"{path}: cannot be written ({error.strerror or error}). Name another file") from None
+        with writing(str(path)):
+            writers[path.suffix]()
     except ImportError:
         raise MissingExtra("pyarrow", "parquet") from None
 

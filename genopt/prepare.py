@@ -13,9 +13,9 @@ from genopt import dataset as data
 from genopt import handed
 from genopt.backends import make_backend
 from genopt.checks import (
+    Fields,
     audit_problems,
     chooser_problems,
-    common_fields,
     data_problems,
     engine_can,
     memory_problems,
@@ -86,9 +86,10 @@ async def prepare(spec: StudySpec, *, tell: Callable[[str], None] = lambda text:
         if hasattr(part, "tell"):
             part.tell = lambda text: loop.call_soon_threadsafe(tell, text)
     rows = dataset.examples
+    fields = Fields.of(rows)
     try:
         if known is not None:  # a slip costs no loading of a model
-            names_are_known(spec, prompt, searched(spec, space, known), known, rows)
+            names_are_known(spec, prompt, searched(spec, space, known), known, fields)
         for line in memory_told(spec):
             tell(line)
         engine = f"backend.kind: {spec.backend.kind}"
@@ -96,10 +97,10 @@ async def prepare(spec: StudySpec, *, tell: Callable[[str], None] = lambda text:
             opened = await backend.open()
         info = handed.info(opened, spec.backend.kind)
         space = searched(spec, space, info)
-        names_are_known(spec, prompt, space, info, rows)
+        names_are_known(spec, prompt, space, info, fields)
         info = _one_model(info, spec, space)
         engine_can(spec, dataset.examples, output, info)
-        today = _today(spec, space, info, common_fields(rows))
+        today = _today(spec, space, info)
         with handed.raised(engine, "models"):
             models = await _models(backend, space, today)
         slots = asyncio.Semaphore(concurrency(spec, info))
@@ -219,7 +220,7 @@ def _prompt(spec: StudySpec, space: SearchSpace | None) -> Prompt:
     )
 
 
-def _today(spec: StudySpec, space: SearchSpace, info: BackendInfo, fields: frozenset[str]) -> dict[str, ParamValue]:
+def _today(spec: StudySpec, space: SearchSpace, info: BackendInfo) -> dict[str, ParamValue]:
     """Every parameter as the user runs it today: the engine's defaults under [baseline], where a named branch of a
     switch brings its constants; a prompt variable that is not set takes its first choice or lowest value."""
     today: dict[str, ParamValue] = {}

@@ -89,6 +89,15 @@ class Command:
         """What it wrote to stderr so far."""
         return self.err.read_text(encoding="utf-8") if self.err.exists() else ""
 
+    def poll(self) -> int | None:
+        """Its exit code, None while it runs."""
+        return self.process.exitcode
+
+    def kill(self) -> None:
+        """kill -9, of which nothing is left when this returns."""
+        self.process.kill()
+        self.process.join()
+
     def send(self, number: int) -> None:
         assert self.process.pid is not None
         os.kill(self.process.pid, number)
@@ -107,9 +116,7 @@ def command(folder: Path, *words: str, **options: Any) -> Iterator[Command]:
     try:
         yield made
     finally:
-        if made.process.is_alive():
-            made.process.kill()
-        made.process.join()
+        made.kill()
 
 
 def complete(folder: Path, *words: str, **options: Any) -> Ended:

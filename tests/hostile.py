@@ -37,10 +37,10 @@ def rows(count: int) -> list[dict[str, Any]]:
     ]
 
 
-def study_changes(count: int = 60) -> dict[str, Any]:
+def study_changes() -> dict[str, Any]:
     """What makes the toy study hostile: engine, rows, scorer, the name of a parameter's value."""
     return {
-        "dataset": {"rows": rows(count), "holdout": 0.4, "reference": "answer", "group": "document", "id": "id"},
+        "dataset": {"rows": rows(60), "holdout": 0.4, "reference": "answer", "group": "document", "id": "id"},
         "backend": {"kind": "tests.hostile:HostileBackend", "model": "toy"},
         "prompt": {"user": "{{ style }} {{ question }}"},
         "space": {"temperature": {"low": 0.1, "high": 1.5}, "style": {"choices": ["plain", SCRIPT, f"`|{LINK}"]}},

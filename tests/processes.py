@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 ROOT = Path(__file__).parent.parent
 COMMAND = [sys.executable, "-m", "genopt", "optimize", "study.toml", "--quiet", "--json"]
@@ -93,12 +93,6 @@ def finish(process: subprocess.Popen[str], timeout: float = 120) -> Ended:
     return Ended(process.returncode, out, err)
 
 
-def complete(folder: Path, *more: str) -> Ended:
-    """The command, run to its end."""
-    with running(folder, *more) as process:
-        return finish(process)
-
-
 def log(folder: Path) -> list[dict[str, Any]]:
     """Every request so far; a line that is being written is left out."""
     try:
@@ -108,7 +102,14 @@ def log(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in text[: text.rfind("\n") + 1].splitlines()]
 
 
-def when(folder: Path, process: subprocess.Popen[str], ready: Callable[[list[dict[str, Any]]], bool]) -> bool:
+class Process(Protocol):
+    """What runs or has ended."""
+
+    def poll(self) -> int | None:
+        """Its exit code, None while it runs."""
+
+
+def when(folder: Path, process: Process, ready: Callable[[list[dict[str, Any]]], bool]) -> bool:
     """Wait until the requests so far satisfy `ready`; False when the process ended before."""
     deadline = time.monotonic() + 120
     size = -1

@@ -102,9 +102,8 @@ def query(folder: Path, sql: str, *values: Any, name: str = "toy.db") -> list[tu
         return connection.execute(sql, values).fetchall()
 
 
-def generations(folder: Path, name: str = "toy.db") -> list[tuple[Any, ...]]:
+def generations(folder: Path) -> list[tuple[Any, ...]]:
     """(config_key, example_id, sample, phase, seed, text) of every stored generation, sorted."""
     return query(
-        folder, "SELECT config_key, example_id, sample, phase, seed, text FROM genopt_generations ORDER BY 1, 2, 3, 4",
-        name=name,
-    )  # fmt: skip
+        folder, "SELECT config_key, example_id, sample, phase, seed, text FROM genopt_generations ORDER BY 1, 2, 3, 4"
+    )

@@ -7,10 +7,12 @@ import json
 import os
 import re
 import resource
+import signal
 import sqlite3
 import subprocess
 import sys
 from contextlib import closing
+from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -18,8 +20,12 @@ from typing import Any
 import jsonschema
 import pytest
 
+from genopt.archive import load
 from genopt.cli import COMMANDS, one_blas_thread
+from genopt.liveness import as_worker
 from genopt.spec.scorers import KINDS
+from genopt.store import Store
+from genopt.tables import FAILED
 from tests.commands import SMALL, Ran, Shell, write_rows
 from tests.toy import DEFAULTS, PARAMETERS, rows
 
@@ -509,6 +515,37 @@ def test_the_schema_accepts_the_quickstart_and_refuses_unknown_keys(shell: Shell
         assert list(check.iter_errors(wrong))
 
 
+INTERRUPTED = """
+import asyncio, os
+sent = []
+async def score(example, text):
+    if not sent:
+        sent.append(os.kill(os.getpid(), {number}))
+    await asyncio.sleep(60)
+"""
+
+
+@pytest.mark.parametrize(
+    ("words", "number", "code"),
+    [
+        (("check", "study.toml"), signal.SIGINT, 130),
+        (("evaluate", "study.toml"), signal.SIGTERM, 75),
+        (("rescore", "study.toml", "--scorer", '{kind = "function", function = "mine:score"}'), signal.SIGINT, 130),
+    ],
+)
+def test_a_signal_ends_whatever_generates_or_scores_with_its_exit_code(
+    shell: Shell, words: tuple[str, ...], number: int, code: int
+) -> None:
+    if words[0] == "rescore":
+        assert shell("optimize", shell.write(shell.table()), "--quiet").code == 0
+    else:
+        shell.write(shell.table(scorers={"mine": {"kind": "function", "function": "mine:score"}}))
+    (shell.folder / "mine.py").write_text(INTERRUPTED.format(number=int(number)), encoding="utf-8")
+    ran = shell(*words)
+    assert (ran.code, ran.out) == (code, "")
+    assert "stopping: committing what is done" in ran.err and "error" not in ran.err
+
+
 # --- studies
 
 
@@ -524,6 +561,21 @@ def test_studies_lists_and_inspects(shell: Shell, study: Path) -> None:
     assert about["study"]["backend"]["engine"] == "toy" and about["study"]["space"].keys() == {"temperature", "top_p"}
     assert about["search_generations"] + about["confirm_generations"] == len(shell.requests)
     assert len(about["workers"]) == 1 and about["workers"][0]["closed"] is True
+
+
+def test_who_watches_the_workers_sees_the_calls_that_failed(shell: Shell, study: Path) -> None:
+    """Of each worker, for people and as JSON; nothing is said where none failed."""
+    archive = load(url(shell))
+    for host, failed in (("calm", 0), ("torn", 1200)):
+        me = as_worker()
+        with closing(Store(archive.url, worker=me.id)) as store:
+            store.leases.join(replace(me, host=host), archive.id)
+            store.write({FAILED: [{}] * failed})
+    rows = ok(shell("studies", "--live", study, "--json")).json
+    assert {row["host"]: row["calls_failed"] for row in rows} == {"calm": 0, "torn": 1200}
+    calm, torn = sorted(ok(shell("studies", "--live", study)).out.splitlines())
+    assert "\t0 generations (0.0/s)\t" in calm
+    assert "\t0 generations (0.0/s), 1,200 calls failed\t" in torn
 
 
 def test_a_clone_has_the_same_trials_and_goes_on_without_generating_anything_again(shell: Shell, study: Path) -> None:
@@ -603,7 +655,7 @@ def test_a_fault_of_a_users_own_code_is_told_in_one_line_with_a_way_to_its_trace
 
 
 @pytest.mark.parametrize("command", ["check", "optimize"])
-def test_pull_is_an_option_of_the_engine(shell: Shell, command: str, tmp_path: Path) -> None:
+def test_pull_is_an_option_of_the_engine(shell: Shell, command: str) -> None:
     """The embedded engine has none of that name, and says so before it loads anything."""
     path = shell.write(shell.table() | {"backend": {"kind": "transformers", "model": "nowhere"}})
     ran = shell(command, path, "--pull")

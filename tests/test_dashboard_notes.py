@@ -99,6 +99,13 @@ def test_the_study_note_holds_the_verdict_and_how_to_go_on(live: Live, archive: 
     assert "No verdict yet" in study_note(None, "study.toml")
 
 
+def test_the_study_note_tells_calls_that_failed_where_some_did(live: Live, archive: Archive) -> None:
+    assert "failed" not in note_of(live, archive, None)
+    torn = replace(archive, spent=replace(archive.spent, failed=1200))
+    told = str(read(torn, {}, "study.toml", frame=archive.observations()).attributes["dashboard:note_str:0"])
+    assert "1,200 calls of the engine failed, and made no text." in told
+
+
 def test_a_password_is_in_no_note(archive: Archive) -> None:
     hidden = replace(archive, url="postgresql://me:secret@host/db")
     told = json.dumps(

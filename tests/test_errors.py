@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
-from genopt.errors import BackendError, GenoptError, MissingExtra, ScorerError, SpecError, StudyError
+from genopt.errors import BackendError, GenoptError, MissingExtra, ScorerError, SpecError, StudyError, writing
 
 
 @pytest.mark.parametrize(
@@ -41,3 +43,16 @@ def test_a_backend_error_is_final_unless_it_says_otherwise() -> None:
     assert not BackendError("x").retryable
     assert BackendError("x", retryable=True, hint="wait").retryable
     assert BackendError("x", hint="wait").hint == "wait"
+
+
+def test_a_file_that_cannot_be_written_is_bad_input_told_in_one_way(tmp_path: Path) -> None:
+    """The name that the user gave, the system's reason, what to do; anything else is raised as it is."""
+    folder = tmp_path / "there"
+    folder.mkdir()
+    with pytest.raises(SpecError) as told, writing(f"-o {folder}"):
+        folder.write_text("x")
+    assert str(told.value) == f"-o {folder}: cannot be written (Is a directory). Name another file"
+    with pytest.raises(SpecError, match=r"^x: cannot be written \(odd\)"), writing("x"):
+        raise OSError("odd")
+    with pytest.raises(KeyError), writing("x"):
+        raise KeyError("x")

@@ -346,7 +346,7 @@ def searched(tmp_path: Path) -> Path:
     return tmp_path / "toy.db"
 
 
-def test_settings_are_what_the_requests_carried(searched: Path, tmp_path: Path) -> None:
+def test_settings_are_what_the_requests_carried(searched: Path) -> None:
     archive = load(f"sqlite:///{searched}#toy")
     assert archive.verdict is not None and archive.verdict["verdict"] == "improved"
     best = settings(archive)

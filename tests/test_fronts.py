@@ -13,7 +13,7 @@ from genopt.racing import levels
 
 Floats = NDArray[np.float64]
 ARMS, EXAMPLES = 20, 80
-EQUAL, WORSE = np.zeros(ARMS - 1), np.full(ARMS - 1, 1.0)
+WORSE = np.full(ARMS - 1, 1.0)
 
 
 def quality(rng: np.random.Generator, logits: Floats) -> Floats:

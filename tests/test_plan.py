@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from genopt import pace
+from genopt.checks import Fields
 from genopt.errors import BackendError, SpecError, StudyError
 from genopt.plan import DEFAULT_TRIALS, Plan
 from genopt.prepare import prepare
@@ -369,6 +370,32 @@ def test_mistakes_that_only_the_open_engine_shows_are_told_together(tmp_path: Pa
 
 
 JUDGED: Mapping[str, Any] = {"one": {"kind": "tests.test_plan:Judge"}, "two": {"kind": "tests.test_plan:Judge"}}
+
+
+class Knowing(ToyBackend):
+    """Knows its parameters before it is opened, as an engine does that takes long to load."""
+
+    known = BackendInfo({"engine": "toy"}, PARAMETERS, DEFAULTS, concurrency=16)
+
+
+def test_names_are_held_against_an_engine_twice_but_rows_are_looked_through_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of many rows that takes a while."""
+    looked: list[int] = []
+    of = Fields.of
+    monkeypatch.setattr(Fields, "of", lambda rows: looked.append(len(rows)) or of(rows))
+    table = {"kind": "tests.test_plan:Knowing", "model": "toy"}
+    asyncio.run(open_plan(tmp_path, backend=table).aclose())
+    assert looked == [60]
+    few = [row | {"level": 1} if n % 2 else row for n, row in enumerate(rows(60))]
+    prompt = {"user": "{{ question }} {{ level }}"}
+    told = refused(tmp_path, backend=table, dataset={"rows": few, "holdout": 0.4}, prompt=prompt)
+    assert told == [
+        'prompt: the user template uses "level", which is missing in 30 of the rows (the first: r0).'
+        ' Fill it in, or write {{ level | default("") }}'
+    ]
+    assert looked == [60, 60]
 
 
 def test_closing_a_plan_closes_its_scorers_and_its_engine(tmp_path: Path) -> None:

@@ -161,7 +161,7 @@ def test_the_heat_map(facts: Facts, exported: pandas.DataFrame, material: Materi
     assert f"good for {best.good} of {best.units} {sheet.noun}" in answer(sheet)
 
 
-def test_importances_and_curves(facts: Facts, exported: pandas.DataFrame) -> None:
+def test_importances_and_curves(facts: Facts) -> None:
     assert {each.name for each in facts.importances} == {"temperature", "top_p", "decoding"}
     gains = {s.key: s for s in facts.settings if s.role != "baseline"}
     frame = pandas.DataFrame([{**s.params, "gain": s.gain.value} for s in gains.values()])

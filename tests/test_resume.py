@@ -20,7 +20,8 @@ from genopt.space import SearchSpace
 from genopt.spec.dimensions import build_space
 from genopt.spec.read import make_study
 from genopt.study import open_study
-from tests.processes import Ended, complete, finish, log, running, when, write_study
+from tests.dying import command, complete
+from tests.processes import Ended, finish, log, running, when, write_study
 from tests.studies import generations, query
 from tests.toy import study
 
@@ -50,7 +51,7 @@ def measured(folder: Path) -> set[tuple[int, str]]:
     return {(t.proposal, json.dumps(t.config["params"], sort_keys=True)) for t in trials if t.state == "complete"}
 
 
-def moments(rng: random.Random, first: int = 0) -> list[Moment]:
+def moments(rng: random.Random) -> list[Moment]:
     """Five random moments: in the baseline, twice in the search, among the finalists, in the verdict."""
     baseline, early, late = rng.randrange(3, 30), rng.randrange(45, 110), rng.randrange(150, 230)
     again, confirm = rng.randrange(5, 60), rng.randrange(3, 14)
@@ -73,11 +74,10 @@ def killed_and_resumed(folder: Path, when_to_kill: list[Moment]) -> tuple[int, E
     kept: set[tuple[str, str, int, str, str]] = set()
     for moment in when_to_kill:
         before = len(log(folder))
-        with running(folder) as process:
+        with command(folder) as process:
             if not when(folder, process, moment):
                 break
             process.kill()
-            process.communicate()
         kills += 1
         nothing_committed_is_asked_again(folder, kept, before)
         kept = committed(folder)
@@ -175,8 +175,8 @@ def test_a_second_interrupt_quits_at_once(tmp_path: Path) -> None:
 def test_two_processes_work_on_one_study_at_once(tmp_path: Path) -> None:
     write_study(tmp_path, trials=10, rows=40)
     meet = ("--set", "backend.options.meet=meet.txt")
-    with running(tmp_path, *meet) as one, running(tmp_path, *meet) as other:
-        ended = [finish(one), finish(other)]
+    with command(tmp_path, *meet) as one, command(tmp_path, *meet) as other:
+        ended = [one.finish(), other.finish()]
     assert [each.code for each in ended] == [0, 0], [each.err for each in ended]
     assert not any("locked" in each.err for each in ended)
     assert states(tmp_path).keys() == {"COMPLETE"}

@@ -472,6 +472,16 @@ def test_what_the_constructor_refuses_is_told_as_in_a_study_file(make: Any) -> N
     assert len(told.value.problems) == 5
 
 
+def test_who_makes_a_study_of_a_table_words_its_mistakes() -> None:
+    """Where a mistake stands is told once, by whoever knows it: what begins like a place stays as it was written."""
+    with pytest.raises(SpecError) as told:
+        StudySpec.of(short() | {"StudySpec": 1, "seed": -1}, lambda mistake: f"mine.toml has {mistake}")
+    assert [problem.partition(". ")[0] for problem in told.value.problems] == [
+        "mine.toml has seed: -1 is too small",
+        "mine.toml has StudySpec: unknown key",
+    ]
+
+
 @pytest.mark.parametrize(
     ("space", "told"),
     [

@@ -7,7 +7,6 @@ import json
 import math
 import signal
 import sqlite3
-import subprocess
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -27,7 +26,8 @@ from genopt.leases import Spent, Worker
 from genopt.migrations import upgrade
 from genopt.store import Store
 from genopt.workers import Crew
-from tests.processes import COMMAND, complete, finish, log, running, when, write_study
+from tests.dying import Command, command, complete
+from tests.processes import finish, log, running, when, write_study
 from tests.studies import generations, query
 from tests.test_resume import requested
 
@@ -39,13 +39,12 @@ def test_a_worker_that_is_killed_leaves_its_work_to_the_other(tmp_path: Path) ->
     write_study(calm, rows=20, trials=6, delay=0.0)
     write_study(torn, rows=20, trials=6, delay=0.1)
     assert complete(calm).code == 0
-    with running(torn) as one, running(torn) as other:
+    with command(torn) as one, command(torn) as other:
         assert when(torn, one, lambda lines: len(lines) >= 40)
         one.kill()
-        one.communicate()
         kept = set(query(torn, "SELECT params, example_id, sample, phase FROM genopt_generations"))
         before = len(log(torn))
-        ended = finish(other)
+        ended = other.finish()
     assert ended.code == 0, ended.err
     assert generations(torn) == generations(calm)
     committed = {(json.dumps(json.loads(params), sort_keys=True), *rest) for params, *rest in kept}
@@ -59,8 +58,8 @@ def test_two_workers_ask_for_nothing_twice(tmp_path: Path) -> None:
     """Baseline, search, finalists and verdict are shared out, by the engine's own log."""
     write_study(tmp_path, rows=30, trials=6, delay=0.05)
     meet = ("--set", "backend.options.meet=meet.txt")
-    with running(tmp_path, *meet) as one, running(tmp_path, *meet) as other:
-        ended = [finish(one), finish(other)]
+    with command(tmp_path, *meet) as one, command(tmp_path, *meet) as other:
+        ended = [one.finish(), other.finish()]
     assert [each.code for each in ended] == [0, 0], [each.err for each in ended]
     assert ended[0].out == ended[1].out
     asked = Counter(requested(line) for line in log(tmp_path))
@@ -199,19 +198,15 @@ def test_a_fleet_tells_its_workers_apart_and_stops_with_them(tmp_path: Path) -> 
     write_study(tmp_path, rows=60, trials=40, delay=0.5)
     with running(tmp_path, "--workers", "2") as parent:
         assert when(tmp_path, parent, lambda lines: len(lines) > 20)
-        live = subprocess.run(
-            [*COMMAND[:3], "studies", "--live", "study.toml", "--json"], cwd=tmp_path, capture_output=True, text=True
-        )
-        refused = subprocess.run(
-            [*COMMAND[:3], "studies", "delete", "study.toml", "--yes"], cwd=tmp_path, capture_output=True, text=True
-        )
+        live = Command(tmp_path, ["studies", "--live", "study.toml", "--json"]).finish()
+        refused = Command(tmp_path, ["studies", "delete", "study.toml", "--yes"]).finish()
         parent.send_signal(signal.SIGTERM)
         ended = finish(parent)
-    workers = json.loads(live.stdout)
+    workers = json.loads(live.out)
     assert len(workers) >= 1
     assert all(worker["alive"] and worker["silent_seconds"] < 30 for worker in workers)
-    assert refused.returncode == 2
-    assert "is being worked on" in refused.stderr
+    assert refused.code == 2
+    assert "is being worked on" in refused.err
     assert ended.code == 75
     assert "[1] " in ended.err and "[2] " in ended.err
     assert query(tmp_path, "SELECT count(*) FROM genopt_workers WHERE NOT closed") == [(0,)]

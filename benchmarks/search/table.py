@@ -89,9 +89,9 @@ class Table:
         return found.hexdigest()[:16]
 
 
-def names(folder: Path = FOLDER) -> list[str]:
+def names() -> list[str]:
     """The tables that are there."""
-    return sorted(path.stem for path in folder.glob("*.json"))
+    return sorted(path.stem for path in FOLDER.glob("*.json"))
 
 
 def load(name: str | Path) -> Table:

@@ -33,8 +33,8 @@ PROXIES = ("HTTPS_PROXY", "HTTP_PROXY", "ALL_PROXY")
 class Refused(BackendError):
     """The server answered with an error: its HTTP `status`, and its `reply` as JSON, or as text where it is none."""
 
-    def __init__(self, message: str, status: int, reply: Any, *, retryable: bool = False, hint: str = "") -> None:
-        super().__init__(message, retryable=retryable, hint=hint)
+    def __init__(self, message: str, status: int, reply: Any) -> None:
+        super().__init__(message)
         self.status = status
         self.reply = reply
 
@@ -80,9 +80,9 @@ class Server:
         self._away_since: float | None = None
         self._told = -LONGEST_PAUSE
 
-    async def send_json(self, path: str, body: Any = None, *, method: str | None = None) -> Any:
+    async def send_json(self, path: str, body: Any = None) -> Any:
         """The reply to a request as JSON: a GET without a body, else a POST. Raises Refused or BackendError."""
-        async with self._reply(method or ("GET" if body is None else "POST"), path, body, whole=True) as reply:
+        async with self._reply("GET" if body is None else "POST", path, body, whole=True) as reply:
             return _parsed(reply.text) if reply.content else None
 
     @asynccontextmanager

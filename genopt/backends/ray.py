@@ -194,7 +194,7 @@ class RayBackend:
                 await asyncio.sleep(min(LONGEST_PAUSE, 2.0 ** (failures - 1)))
             began, actor = time.monotonic(), None
             try:
-                actor = self._start(number, gpus)
+                actor = self._start(gpus)
                 await self._serve(number, actor, gpus)
                 return  # it is another engine than the first: never used
             except GenoptError as error:
@@ -216,7 +216,7 @@ class RayBackend:
         if not any(not keeper.done() for keeper in self._keepers if keeper is not asyncio.current_task()):
             self._over(BackendError(f"ray: no engine is left ({reason})", hint="see what the engines said above"))
 
-    def _start(self, number: int, gpus: float) -> Any:
+    def _start(self, gpus: float) -> Any:
         assert self._cluster is not None
         folder, engine = self._folder, self._engine
         model = str((folder / engine.model).resolve()) if (folder / engine.model).is_dir() else engine.model
@@ -224,8 +224,8 @@ class RayBackend:
 
     async def _serve(self, number: int, actor: Any, gpus: float) -> None:
         """Open the actor's engine, let it take part, and look after it until it is gone. Raises what ended it."""
-        where = await self._news(actor, _awaited(actor.where.remote()), number, gpus)
-        info: BackendInfo = result(await self._news(actor, _awaited(actor.open.remote()), number, None), where)
+        where = await self._news(actor, _awaited(actor.where.remote()), gpus)
+        info: BackendInfo = result(await self._news(actor, _awaited(actor.open.remote()), None), where)
         first = self._first.result() if self._first.done() else info
         if (dict(info.identity), dict(info.defaults)) != (dict(first.identity), dict(first.defaults)):
             differs = [k for k, v in first.identity.items() if info.identity.get(k) != v] or ["defaults"]
@@ -248,7 +248,7 @@ class RayBackend:
         finally:
             self._dispatch.leave(engine)
 
-    async def _news(self, actor: Any, work: Coroutine[Any, Any, T], number: int, gpus: float | None) -> T:
+    async def _news(self, actor: Any, work: Coroutine[Any, Any, T], gpus: float | None) -> T:
         """What `work` gives, while what the actor says is told; `gpus` while it waits for room."""
         task, began = asyncio.ensure_future(work), time.monotonic()
         try:

@@ -54,7 +54,7 @@ SHORT = {
     "params": "List the parameters an engine honours.",
     "schema": "Print the JSON Schema of the study file, for editors.",
 }
-STOPPED, INTERRUPTED = 75, 130
+INTERRUPTED = 130
 
 
 class _Lazy(click.Group):

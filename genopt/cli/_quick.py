@@ -34,7 +34,7 @@ def study_file(
 ) -> Path:
     """The path of the study file that these flags describe, written if it was not there. Raises UsageError where it is
     there and says something else, apart from its budget."""
-    from genopt.errors import SpecError
+    from genopt.errors import SpecError, writing
     from genopt.template import NEEDS_MORE, beside, guess_backend, guess_fields
     from genopt.template import study_file as written
 
@@ -64,10 +64,8 @@ def study_file(
         trials=trials or 40,
     )
     if not path.exists():
-        try:
+        with writing(f"-o {path}"):
             path.write_text(text, encoding="utf-8")
-        except OSError as error:
-            raise click.UsageError(f"-o {path}: cannot be written ({error.strerror})") from None
         click.echo(f"wrote {path}: the study that these flags describe", err=True)
         return path
     try:

@@ -5,14 +5,13 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import sys
-from collections.abc import Sequence
 
 
-def blot_passwords(arguments: Sequence[str] | None = None) -> None:
+def blot_passwords() -> None:
     """Overwrite the passwords of URLs in this process's command line as the system shows it (Linux; elsewhere nothing
     happens). Until then, milliseconds after the start, they can be seen: the environment (GENOPT_STORAGE) is never
     shown."""
-    for secret in {found for each in (sys.argv if arguments is None else arguments) for found in passwords(each)}:
+    for secret in {found for each in sys.argv for found in passwords(each)}:
         with contextlib.suppress(OSError, ValueError, IndexError):
             _blot(secret.encode())
 

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import click
 
+from genopt.errors import writing
+
 
 @click.command()
 @click.argument("study", metavar="STUDY")
@@ -92,9 +94,7 @@ def export(
         if output is None:
             click.echo(made.text, nl=False)
         else:
-            try:
+            with writing(f"-o {output}"):
                 output.write_text(made.text, encoding="utf-8")
-            except OSError as error:
-                raise click.UsageError(f"-o {output}: cannot be written ({error.strerror})") from None
     for note in told:
         click.echo(safe(f"note: {note}"), err=True)

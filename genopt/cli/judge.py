@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from genopt.cli._json import json_text
-from genopt.cli.work import OUTSIDE, SET, STUDY_FILE, Stopped, _say, run_until_signal
+from genopt.cli.work import OUTSIDE, SET, STUDY_FILE, _say, run_until_signal
 
 if TYPE_CHECKING:
     from genopt.judging.exam import Exam
@@ -57,11 +57,8 @@ def show(
     from genopt.spec.read import read_study
     from genopt.words import safe
 
-    try:
-        spec = read_study(study, overrides=overrides, allow_outside=allow_outside)
-        who, row, requests = run_until_signal(_requests(spec, scorer, example, text))
-    except Stopped as stopped:
-        return stopped.code
+    spec = read_study(study, overrides=overrides, allow_outside=allow_outside)
+    who, row, requests = run_until_signal(_requests(spec, scorer, example, text))
     click.echo(safe(f"{who.name} on row {row.id}, grades read from {who.mode}"))
     for request in requests:
         for message in request.messages:
@@ -106,11 +103,8 @@ def check(
     from genopt.judging.exam import ROWS, exam_text
     from genopt.spec.read import read_study
 
-    try:
-        spec = read_study(study, overrides=overrides, allow_outside=allow_outside)
-        exam = run_until_signal(_checked(spec, scorer, rows or ROWS))
-    except Stopped as stopped:
-        return stopped.code
+    spec = read_study(study, overrides=overrides, allow_outside=allow_outside)
+    exam = run_until_signal(_checked(spec, scorer, rows or ROWS))
     click.echo(json_text(exam.to_json(), indent=2) if as_json else exam_text(exam))
     return 0 if exam.passed else 1
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from genopt.cli._json import json_text
-from genopt.cli.work import Stopped, _say, run_until_signal
+from genopt.cli.work import _say, run_until_signal
 
 
 @click.command()
@@ -28,9 +28,6 @@ def rescore(study: str, written: str, name: str, as_json: bool) -> int:
     from genopt.rescore import rescore_async
     from genopt.spec.read import read_scorer
 
-    try:
-        found = run_until_signal(rescore_async(study, read_scorer(written, name), name=name, tell=_say))
-    except Stopped as stopped:
-        return stopped.code
+    found = run_until_signal(rescore_async(study, read_scorer(written, name), name=name, tell=_say))
     click.echo(json_text(rescored_json(found), indent=2) if as_json else rescored_text(found))
     return 0

@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from genopt.cli._json import json_text
+from genopt.errors import writing
 
 
 @click.command()
@@ -61,10 +62,8 @@ def init(
         fields,
         reference,
     )
-    try:
+    with writing(f"-o {output}"):
         output.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise click.UsageError(f"-o {output}: cannot be written ({error.strerror}). Name another file") from None
     away = Path(str(data)).exists() and not Path(str(data)).resolve().is_relative_to(output.resolve().parent)
     click.echo(f"wrote {output}. Next: genopt check {output}{' --allow-outside' * away}", err=True)
 

@@ -18,7 +18,7 @@ def studies(context: click.Context, live: str | None, as_json: bool) -> None:
 
     \b
     genopt studies list sqlite:///support.db
-    genopt studies --live postgresql://me@host/genopt        workers, hosts, rates, ages
+    genopt studies --live postgresql://me@host/genopt        workers, hosts, rates, failed calls
     genopt studies inspect sqlite:///support.db#support-answers
     """
     if context.invoked_subcommand is None:
@@ -48,6 +48,7 @@ def _live(where: str, as_json: bool) -> None:
                 "trials": each.trials,
                 "generations": each.worker.paid.generations,
                 "generations_per_second": each.worker.rate,
+                "calls_failed": each.worker.paid.failed,
                 "seconds": max(0.0, each.worker.heartbeat - each.worker.started),
                 "silent_seconds": each.worker.age,
                 "lease": each.worker.lease,
@@ -62,7 +63,8 @@ def _live(where: str, as_json: bool) -> None:
         worker = each.worker
         state = worker.stage or "starting" if each.alive else "gone: who works on the study next takes its work over"
         line = [each.study, shown(worker), state, f"{each.trials} trials in flight"]
-        line += [f"{worker.paid.generations:,} generations ({worker.rate:.1f}/s)"]
+        failed = f", {worker.paid.failed:,} calls failed" if worker.paid.failed else ""
+        line += [f"{worker.paid.generations:,} generations ({worker.rate:.1f}/s){failed}"]
         line += [f"for {duration(max(0.0, worker.heartbeat - worker.started))}", f"heard of {worker.age:.0f} s ago"]
         click.echo(safe("\t".join(line)))
 

@@ -37,11 +37,8 @@ def _say(text: str) -> None:
     click.echo(safe(text), err=True)
 
 
-class Stopped(Exception):
-    """The work was cancelled by a signal; `code` is the exit code that says so."""
-
-    def __init__(self, code: int) -> None:
-        self.code = code
+class Stopped(click.exceptions.Exit):
+    """The work was cancelled by a signal; what nobody catches ends the command with the exit code that says so."""
 
 
 def run_until_signal(work: Coroutine[Any, Any, T]) -> T:
@@ -169,14 +166,14 @@ def optimize(
     try:
         with console:
             result = run_until_signal(optimize_async(spec, on_event=console, fork=fork, lease=lease, wait=wait))
-    except Stopped as stopped:
+    except Stopped:
         click.echo(f"stopped. Go on with: genopt optimize {study}", err=True)
         if left := waiting(spec):
             click.echo(
                 f"{left} {'text waits' if left == 1 else 'texts wait'} for a grade: genopt grade {study}", err=True
             )
             return 75  # however it was stopped: it waits for a person, and goes on afterwards
-        return stopped.code
+        raise
     if as_json:
         click.echo(json_text(result.verdict.to_json(), indent=2))
     else:
@@ -204,11 +201,8 @@ def check(study: Path, overrides: tuple[str, ...], allow_outside: bool, pull: bo
     from genopt.report.measured import check_json, check_text
     from genopt.spec.read import read_study
 
-    try:
-        spec = read_study(study, overrides=(*overrides, *[PULLED] * pull), allow_outside=allow_outside)
-        checked = run_until_signal(check_async(spec, tell=_say))
-    except Stopped as stopped:
-        return stopped.code
+    spec = read_study(study, overrides=(*overrides, *[PULLED] * pull), allow_outside=allow_outside)
+    checked = run_until_signal(check_async(spec, tell=_say))
     click.echo(json_text(check_json(checked), indent=2) if as_json else check_text(checked))
     return 0
 
@@ -247,11 +241,7 @@ def evaluate(
     from genopt.spec.read import read_study
 
     spec = read_study(study, overrides=overrides, allow_outside=allow_outside)
-    try:
-        work = evaluate_async(spec, _settings(params, study), data=data, output=output, tell=_say)
-        measured = run_until_signal(work)
-    except Stopped as stopped:
-        return stopped.code
+    measured = run_until_signal(evaluate_async(spec, _settings(params, study), data=data, output=output, tell=_say))
     click.echo(json_text(measured_json(measured), indent=2) if as_json else measured_text(measured))
     return 0
 

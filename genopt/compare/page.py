@@ -8,7 +8,7 @@ from typing import Any
 
 from genopt.compare import Comparison, Pair
 from genopt.compare.text import conclusion, mean_of_side
-from genopt.errors import SpecError
+from genopt.errors import writing
 from genopt.report.html import environment, inline
 from genopt.report.svg import number
 from genopt.worddiff import word_diff
@@ -54,10 +54,9 @@ def html_page(found: Comparison) -> str:
 
 def write_page(found: Comparison, path: Path) -> None:
     """Write the page to a file. Raises SpecError when it cannot be written."""
-    try:
-        path.write_text(html_page(found), encoding="utf-8")
-    except OSError as error:
-        raise SpecError(f"-o {path}: cannot be written ({error.strerror}). Name another file") from None
+    text = html_page(found)
+    with writing(f"-o {path}"):
+        path.write_text(text, encoding="utf-8")
 
 
 def _row(pair: Pair, found: Comparison) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from genopt.words import safe
 
 Paint = Callable[[str, Change], str]
 MARKS: dict[Change, str] = {"same": "{}", "removed": "[-{}-]", "added": "{{+{}+}}"}
+LONGEST = 2000  # characters of a pair's texts that are shown
 
 
 def marked(text: str, change: Change) -> str:
@@ -86,7 +87,7 @@ def conclusion(found: Comparison) -> str:
     return f"No difference is shown.{more}"
 
 
-def pair_text(pair: Pair, metric: str | None, paint: Paint = marked, *, width: int = 2000) -> str:
+def pair_text(pair: Pair, metric: str | None, paint: Paint = marked) -> str:
     """One example: what was asked, the scores, and the texts as a diff from A to B."""
     head = f"--- {pair.id}"
     if not math.isnan(pair.difference):
@@ -95,9 +96,9 @@ def pair_text(pair: Pair, metric: str | None, paint: Paint = marked, *, width: i
     lines += [safe(f"    {name}: {_short(value)}") for name, value in pair.asked.fields.items()]
     lines += [safe(f"    reference: {_short(reference)}") for reference in pair.asked.references[:3]]
     if pair.same:
-        return "\n".join([*lines, "    (the same text)", safe(_short(pair.a.text, width))])
+        return "\n".join([*lines, "    (the same text)", safe(_short(pair.a.text, LONGEST))])
     pieces = word_diff(pair.a.text, pair.b.text)
-    return "\n".join([*lines, _short("".join(paint(safe(piece.text), piece.change) for piece in pieces), width)])
+    return "\n".join([*lines, _short("".join(paint(safe(piece.text), piece.change) for piece in pieces), LONGEST)])
 
 
 def mean_of_side(found: Comparison, side: Literal["a", "b"]) -> float:

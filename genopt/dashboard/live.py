@@ -118,7 +118,8 @@ def read(archive: Archive, examples: Mapping[str, Example], where: str, *, frame
     baseline = str(archive.baseline.get("key") or "")
     named = f"{masked(archive.url)}#{archive.name}" if "://" in where else where  # never a password
     humans = people.humans_of(archive)
-    told = study_note(archive.verdict, named) + (people.how_to_grade(named) if humans else "")
+    told = study_note(archive.verdict, named, failed=archive.spent.failed)
+    told += people.how_to_grade(named) if humans else ""
     attributes: dict[str, Any] = {**note(told), **people.forms(humans)}
     ids = {trial.number: trial.trial_id for trial in archive.trials}
     rows = archive.rows()

@@ -71,9 +71,12 @@ def trial_note(
     return "\n\n".join(part for part in parts if part)
 
 
-def study_note(verdict: Mapping[str, Any] | None, where: str) -> str:
-    """The verdict, and how to go on: `where` is what a command calls the study."""
+def study_note(verdict: Mapping[str, Any] | None, where: str, *, failed: int = 0) -> str:
+    """The verdict, how many calls of the engine `failed`, and how to go on: `where` is what a command calls the
+    study."""
     said = verdict_text(verdict) if verdict is not None else "No verdict yet: the study is running or was stopped."
+    if failed:
+        said += f"\n{failed:,} calls of the engine failed, and made no text."
     commands = [
         f"genopt optimize {where}",
         f"genopt report {where} -o report.html",

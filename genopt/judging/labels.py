@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from genopt import _rows
-from genopt.errors import SpecError
+from genopt.errors import SpecError, writing
 
 NEEDS = "A label needs id, output (or generation) and label"
 MOST_LEVELS = 11  # whole numbers on one scale, beyond which they are no grades but a measure
@@ -92,11 +92,8 @@ def read(path: str, *, scores: bool = False) -> Labels:
 
 def append(path: Path, row: Mapping[str, Any], *, option: str = "-o") -> None:
     """Add one label to the JSONL file that `option` named. Raises SpecError when it cannot be written."""
-    try:
-        with path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(row, ensure_ascii=False) + "\n")
-    except OSError as error:
-        raise SpecError(f"{option} {path}: cannot be written ({error.strerror}). Name another file") from None
+    with writing(f"{option} {path}"), path.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(row, ensure_ascii=False) + "\n")
 
 
 def _label(row: Mapping[str, Any], where: str, unnamed: str) -> Label:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from genopt.archive import Archive
-from genopt.errors import SpecError
+from genopt.errors import SpecError, writing
 
 Form = Literal["html", "md", "json"]
 SUFFIXES: dict[str, Form] = {".html": "html", ".htm": "html", ".md": "md", ".markdown": "md", ".json": "json"}
@@ -41,7 +41,5 @@ def form_of(path: Path) -> Form:
 def save(archive: Archive, path: Path, form: Form) -> None:
     """Write the report to a file. Raises SpecError when it cannot be written, StudyError."""
     text = render(archive, form)
-    try:
+    with writing(f"-o {path}"):
         path.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise SpecError(f"-o {path}: cannot be written ({error.strerror}). Name another file") from None

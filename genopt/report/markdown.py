@@ -18,9 +18,9 @@ from genopt.words import brief, safe
 MOST = 30  # configurations in the table
 
 
-def markdown_report(material: Material, facts: Facts | None = None) -> str:
+def markdown_report(material: Material) -> str:
     """The report as Markdown."""
-    facts = facts or facts_of(material)
+    facts = facts_of(material)
     parts = [f"# {plain(facts.name)}", f"**{facts.sentence}**", *_evidence(facts), f"## {settings_title(facts)}"]
     parts += [fenced(target.text) for target in targets(material.archive, facts)[:1]]
     if held := facts.held_out:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any, get_args
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, Any, Self, get_args
 
 from pydantic import BaseModel, ValidationError
 
@@ -46,11 +46,21 @@ class Whole(Table):
     if not TYPE_CHECKING:  # to a type checker the fields are the arguments
 
         def __init__(self, /, **table: Any) -> None:
-            try:
-                super().__init__(**table)
-            except ValidationError as error:
-                of = type(self)
-                raise SpecError([f"{of.__name__}: {mistake}" for mistake in _explain(error, table, of)]) from None
+            self._take(table, lambda mistake: f"{type(self).__name__}: {mistake}")
+
+    @classmethod
+    def of(cls, table: dict[str, Any], told: Callable[[str], str]) -> Self:
+        """What the table describes. Raises SpecError with every mistake in it, each as `told` words a `key: what is
+        wrong. What to do`."""
+        made = cls.__new__(cls)
+        made._take(table, told)
+        return made
+
+    def _take(self, table: dict[str, Any], told: Callable[[str], str]) -> None:
+        try:
+            Table.__init__(self, **table)
+        except ValidationError as error:
+            raise SpecError([told(mistake) for mistake in _explain(error, table, type(self))]) from None
 
 
 def hint(word: str, known: Iterable[str]) -> str:

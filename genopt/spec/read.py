@@ -52,11 +52,7 @@ def make_study(
     problems = [message for override in overrides if (message := _apply(table, override))]
     if problems:
         raise SpecError(problems)
-    try:
-        spec = StudySpec(**table)
-    except SpecError as error:
-        mistakes = [problem.removeprefix("StudySpec: ") for problem in error.problems]
-        raise SpecError([_blamed(mistake, source, overrides) for mistake in mistakes]) from None
+    spec = StudySpec.of(table, lambda mistake: _blamed(mistake, source, overrides))
     spec._source = source
     if folder is not None:
         spec._folder = folder

@@ -21,7 +21,6 @@ from genopt.database import Away, masked, passing, with_driver
 from genopt.errors import MissingExtra, StudyError
 from genopt.study.storage import open_storage, refuse_strangers
 
-PORT = 13000
 DEADLINE = 60.0  # seconds that a call may take
 THREADS = 10  # calls that the server answers at once, each over a connection of its own
 CHECK = "genopt:proxy"  # study attribute: written through a proxy, and looked up in the database

@@ -106,7 +106,7 @@ class TestSharing:
         assert list(sharing({"a": {}, "b": {"device_ids": [1]}})) == []
 
     def test_a_study_whose_judge_has_an_engine_of_its_own_is_told_before_anything_loads(
-        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+        self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(checks, "cpu_build", lambda: False)
         own = {"kind": "vllm", "model": "big", "options": {"gpu_memory_utilization": 0.5}}

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.real import engines
+from tests.real.engines import Ollama
 from tests.studies import query, run
 
 pytestmark = pytest.mark.real
@@ -17,29 +17,24 @@ QUICKSTART = Path(__file__).resolve().parents[2] / "studies" / "quickstart"
 SCHEMA = {"type": "object", "properties": {"level": {"enum": ["easy", "hard"]}}, "required": ["level"]}
 
 
-def test_every_text_of_a_study_is_kept_to_the_schema(tmp_path: Path) -> None:
-    program = engines.ollama_program()
-    if program is None:
-        pytest.skip(f"needs Ollama: let {engines.OLLAMA} name the folder of the ollama program")
+def test_every_text_of_a_study_is_kept_to_the_schema(ollama: Ollama, tmp_path: Path) -> None:
     lines = (QUICKSTART / "data.jsonl").read_text(encoding="utf-8").splitlines()[:20]
     (tmp_path / "level.json").write_text(json.dumps(SCHEMA))
-    with engines.ollama_server(program, tmp_path) as ollama:
-        ollama.create("walks", QUICKSTART / "model")
-        options = {"host": ollama.address, "num_thread": 1, "num_ctx": 512}
-        table: dict[str, Any] = {
-            "name": "toy",
-            "storage": f"sqlite:///{tmp_path / 'toy.db'}",
-            "dataset": {"rows": [json.loads(line) for line in lines], "holdout": 0.4},
-            "prompt": {"user": "Walk: {{ name }}\nLevel: {{ level }}"},
-            "output": {"schema": {"file": "level.json"}},
-            "backend": {"kind": "ollama", "model": "walks", "options": options},
-            "space": {"temperature": {"low": 0.5, "high": 1.5}},
-            "baseline": {"max_tokens": 200},
-            "scorers": {"valid": {"kind": "json_schema", "strict": True}},
-            "search": {"sampler": "random", "pruner": "none"},
-            "budget": {"trials": 2},
-        }
-        ran = run(table, tmp_path)
+    options = {"host": ollama.address, "num_thread": 1, "num_ctx": 512}
+    table: dict[str, Any] = {
+        "name": "toy",
+        "storage": f"sqlite:///{tmp_path / 'toy.db'}",
+        "dataset": {"rows": [json.loads(line) for line in lines], "holdout": 0.4},
+        "prompt": {"user": "Walk: {{ name }}\nLevel: {{ level }}"},
+        "output": {"schema": {"file": "level.json"}},
+        "backend": {"kind": "ollama", "model": "walks", "options": options},
+        "space": {"temperature": {"low": 0.5, "high": 1.5}},
+        "baseline": {"max_tokens": 200},
+        "scorers": {"valid": {"kind": "json_schema", "strict": True}},
+        "search": {"sampler": "random", "pruner": "none"},
+        "budget": {"trials": 2},
+    }
+    ran = run(table, tmp_path)
     assert ran.decided()
     texts = [
         text for text, finish in query(tmp_path, "SELECT text, finish FROM genopt_generations") if finish == "stop"

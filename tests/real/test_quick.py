@@ -11,7 +11,7 @@ import pytest
 
 from genopt.template import guess_backend
 from tests.commands import Shell, write_rows
-from tests.real import engines
+from tests.real.engines import Ollama
 
 pytestmark = pytest.mark.real
 
@@ -19,11 +19,8 @@ QUICKSTART = Path(__file__).resolve().parents[2] / "studies" / "quickstart"
 
 
 def test_a_name_and_a_file_reach_a_verdict(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ollama: Ollama, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    program = engines.ollama_program()
-    if program is None:
-        pytest.skip(f"needs Ollama: let {engines.OLLAMA} name the folder of the ollama program")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", list(sys.path))
     lines = (QUICKSTART / "data.jsonl").read_text(encoding="utf-8").splitlines()[:30]
@@ -31,16 +28,14 @@ def test_a_name_and_a_file_reach_a_verdict(
     walks = [{"question": f"Walk: {card['name']}", "answer": card["references"]} for card in cards]
     write_rows(tmp_path / "questions.jsonl", walks)
     shell = Shell(tmp_path, monkeypatch, capsys)
-    with engines.ollama_server(program, tmp_path) as ollama:
-        ollama.create("walks", QUICKSTART / "model")
-        ollama.post("/api/create", {"model": "me/walks", "from": "walks", "stream": False})
-        monkeypatch.setenv("OLLAMA_HOST", ollama.address)
-        assert guess_backend("me/walks") == "ollama" and guess_backend("me/others") == "transformers"
-        flags = ["--model", "walks", "--data", "questions.jsonl", "--trials", "2", "--json"]
-        flags += ["--set", "backend.options.num_thread=1", "--set", "backend.options.num_ctx=512", "-q"]
-        first = shell("optimize", *flags)
-        assert first.code == 0, first.err
-        assert first.json["trials"] == 2 and first.json["baseline_params"]["top_k"] == 40
-        table = tomllib.loads((tmp_path / "walks-questions.toml").read_text(encoding="utf-8"))
-        assert table["backend"] == {"kind": "ollama", "model": "walks"}
-        assert shell("optimize", *flags).json == first.json
+    ollama.post("/api/create", {"model": "me/walks", "from": "walks", "stream": False})
+    monkeypatch.setenv("OLLAMA_HOST", ollama.address)
+    assert guess_backend("me/walks") == "ollama" and guess_backend("me/others") == "transformers"
+    flags = ["--model", "walks", "--data", "questions.jsonl", "--trials", "2", "--json"]
+    flags += ["--set", "backend.options.num_thread=1", "--set", "backend.options.num_ctx=512", "-q"]
+    first = shell("optimize", *flags)
+    assert first.code == 0, first.err
+    assert first.json["trials"] == 2 and first.json["baseline_params"]["top_k"] == 40
+    table = tomllib.loads((tmp_path / "walks-questions.toml").read_text(encoding="utf-8"))
+    assert table["backend"] == {"kind": "ollama", "model": "walks"}
+    assert shell("optimize", *flags).json == first.json

@@ -14,7 +14,7 @@ from genopt.prompt import Prompt
 from genopt.spec.read import read_study
 from genopt.types import Message, Request
 from tests.real import engines
-from tests.real.engines import Answer
+from tests.real.engines import Answer, Ollama
 
 pytestmark = pytest.mark.real
 
@@ -110,11 +110,6 @@ def test_vllm_writes_the_same(conversations: list[Conversation], ours: list[Answ
     assert engines.vllm_answers(python, MODEL, list(map(_plain, conversations)), MAX_TOKENS) == ours
 
 
-def test_ollama_writes_the_same(conversations: list[Conversation], ours: list[Answer], tmp_path: Path) -> None:
-    program = engines.ollama_program()
-    if program is None:
-        pytest.skip(f"needs Ollama: let {engines.OLLAMA} name the folder of the ollama program")
+def test_ollama_writes_the_same(ollama: Ollama, conversations: list[Conversation], ours: list[Answer]) -> None:
     options = {"temperature": 0, "repeat_penalty": 1.0, "num_predict": MAX_TOKENS, "num_thread": 1, "seed": 1}
-    with engines.ollama_server(program, tmp_path) as ollama:
-        ollama.create("walks", MODEL)
-        assert [ollama.answer("walks", _plain(conversation), options) for conversation in conversations] == ours
+    assert [ollama.answer("walks", _plain(conversation), options) for conversation in conversations] == ours
