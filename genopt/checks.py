@@ -3,6 +3,7 @@ changes nothing."""
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -228,8 +229,12 @@ def names_are_known(spec: StudySpec, prompt: Prompt, space: SearchSpace, info: B
                 f"space.{path}: is neither a parameter of {engine} nor a variable that the prompt uses"
                 f" ({{{{ {name} }}}})." + hint(name, [*info.params, *used.difference(fields.common)])
             )
+        elif isinstance(dimension, Constant) and _misplaced(dimension.value, name, info):
+            listed = json.dumps(dimension.value, ensure_ascii=False)
+            found.append(f"space.{path}: {listed} is a list. Write {{ choices = {listed} }} for one of them")
         elif name in info.params:
             found += [f"space.{path}: {problem}" for problem in _illegal(dimension, info.params[name])]
+    lists = {name for _, name, dimension in space.walk() if isinstance(dimension, Choice) and _lists(dimension)}
     tables = {"baseline": spec.baseline}
     tables |= {f"search.start[{i}]": table for i, table in enumerate(spec.search.start) if isinstance(table, dict)}
     settable = [*info.params, *variables, *space.switches()]
@@ -245,6 +250,8 @@ def names_are_known(spec: StudySpec, prompt: Prompt, space: SearchSpace, info: B
             found.append(
                 f"{key}.{name}: is neither a parameter of {engine} nor a variable of the prompt." + hint(name, settable)
             )
+        elif _misplaced(value, name, info) and name not in lists:
+            found.append(f"{key}.{name}: {json.dumps(value, ensure_ascii=False)} is a list. Write one of its texts")
     of_prompt = (variables | (spec.baseline.keys() & used)) - ({"n"} if spec.answer else set())
     found += [f"prompt: {problem}" for problem in problems(prompt, fields.common, of_prompt, fields.lacking)]
     if not space.open_dimensions():
@@ -264,6 +271,17 @@ def engine_can(spec: StudySpec, examples: Sequence[Example], output: Mapping[str
         )
     if found:
         raise SpecError(found)
+
+
+def _misplaced(value: Any, name: str, info: BackendInfo) -> bool:
+    """Whether a value is a list where one text is wanted: only stop strings and their like are lists, and a prompt would
+    show the brackets."""
+    return isinstance(value, (list, tuple)) and (name not in info.params or info.params[name].kind != "strings")
+
+
+def _lists(choice: Choice) -> bool:
+    """Whether what is chosen from are lists, which a template may loop over."""
+    return any(isinstance(value, tuple) for value in choice.values)
 
 
 def _illegal(dimension: Dimension, domain: Domain) -> Iterator[str]:

@@ -95,6 +95,26 @@ CASES: dict[str, tuple[Change, tuple[str, ...]]] = {
     "shots that are negative": (put("space.shots", {"low": -1, "high": 3}), ("space.shots: -1 is no number",)),
     "more shots than rows": (put("space.shots", {"choices": [0, 500]}), ("space.shots: 500", "tune rows")),
     "a storage in memory": (put("storage", "sqlite://"), ("storage: a database in memory", "sqlite:///study.db")),
+    "a list of texts for one of them": (
+        each(put("space.way", ["Tersely.", "At length."]), put("prompt.system", "{{ way }}")),
+        ("space.way", 'Write { choices = ["Tersely.", "At length."] }'),
+    ),
+    "a list of system prompts for one of them": (
+        put("space.system", ["Tersely.", "At length."]),
+        ("space.system", 'Write { choices = ["Tersely.", "At length."] }'),
+    ),
+    "a list of texts in a branch": (
+        each(put("space.mode", {"a": {"way": ["A.", "B."]}, "b": {}}), put("prompt.system", "{{ way }}")),
+        ("space.mode.a.way", 'Write { choices = ["A.", "B."] }'),
+    ),
+    "a list of texts as the baseline's": (
+        each(
+            put("space.way", {"choices": ["A.", "B."]}),
+            put("prompt.system", "{{ way }}"),
+            put("baseline", {"way": ["A.", "B."]}),
+        ),
+        ('baseline.way: ["A.", "B."] is a list', "Write one of its texts"),
+    ),
     # unknown keys, at every level
     "unknown key, top": (put("budgett", {}), ("budgett: unknown key", "Did you mean 'budget'?")),
     "unknown key, dataset": (put("dataset.refrence", "a"), ("dataset.refrence", "Did you mean 'reference'?")),
