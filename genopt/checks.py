@@ -274,8 +274,8 @@ def engine_can(spec: StudySpec, examples: Sequence[Example], output: Mapping[str
 
 
 def _misplaced(value: Any, name: str, info: BackendInfo) -> bool:
-    """Whether a value is a list where one text is wanted: only stop strings and their like are lists, and a prompt would
-    show the brackets."""
+    """Whether a value is a list where one text is wanted: only stop strings and their like are lists, and a prompt
+    would show the brackets."""
     return isinstance(value, (list, tuple)) and (name not in info.params or info.params[name].kind != "strings")
 
 
