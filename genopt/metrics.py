@@ -6,6 +6,7 @@ them is blank, and never outside [0, 1].
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -22,7 +23,7 @@ BleuTokenizer = Literal["13a", "intl", "zh", "char", "none"]
 
 # Scripts written without spaces between words: each letter (with its marks) is a token of its own.
 UNSPACED = r"\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}"
-_ASCII_WORD = regex.compile(r"\w+", regex.ASCII)
+_ASCII_WORD = re.compile(r"\w+", re.ASCII)  # regex would let the GIL go, which beside an engine's thread costs more
 _WORD = regex.compile(rf"(?V1)[{UNSPACED}]\p{{M}}*|[\w--[{UNSPACED}]]+")
 _ANSWER_TOKEN = regex.compile(rf"(?V1)[{UNSPACED}]\p{{M}}*|[^\s{UNSPACED}]+")
 _NOT_SPACE = regex.compile(r"\S")
