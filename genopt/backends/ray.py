@@ -143,16 +143,9 @@ class RayBackend:
         """How many engines answer, what they do in sum, and what waits here."""
         if self._info is None:
             return {}
-        found: dict[str, list[float]] = {}
-        for stats in list(self._stats.values()):
-            for name, value in stats.items():
-                found.setdefault(name, []).append(value)
-        shares = ("prefix_hits", "kv_cache")
-        told = {name: sum(v) / (len(v) if name in shares else 1) for name, v in found.items()}
+        told = in_sum(list(self._stats.values()), self._replicas)
         told["waiting"] = told.get("waiting", 0) + self._dispatch.waiting
         told["running"] = told.get("running", sum(engine.running for engine in self._dispatch.engines.values()))
-        if "concurrency" in told:  # as `open` says it: of those too that have not told yet
-            told["concurrency"] *= self._replicas / len(found["concurrency"])
         return told | {"engines": len(self._dispatch.engines)}
 
     async def aclose(self) -> None:
@@ -290,6 +283,18 @@ class RayBackend:
             await cluster.aclose()
         if hasattr(self, "_first") and self._first.done() and not self._first.cancelled():
             self._first.exception()  # it was told, or nobody asks any more
+
+
+def in_sum(each: Sequence[Mapping[str, float]], replicas: int) -> dict[str, float]:
+    """What engines do together, of what each says: a sum, but for shares; what they take at once is told of all
+    `replicas`, as `open` does, those too that have not said anything yet."""
+    found: dict[str, list[float]] = {}
+    for stats in each:
+        for name, value in stats.items():
+            found.setdefault(name, []).append(value)
+    means = {name: sum(values) / len(values) for name, values in found.items()}
+    times = {"prefix_hits": 1, "kv_cache": 1, "concurrency": replicas}
+    return {name: mean * times.get(name, len(found[name])) for name, mean in means.items()}
 
 
 def _all_of(info: BackendInfo, replicas: int) -> BackendInfo:

@@ -14,6 +14,7 @@ from genopt.backends import make_backend
 from genopt.backends._ray_actor import EngineActor, answered, result
 from genopt.backends._ray_cluster import CODE_LIMIT, code_of, options_of
 from genopt.backends._ray_dispatch import MARGIN, Dispatch, Engine
+from genopt.backends.ray import in_sum
 from genopt.errors import BackendError, MissingExtra, SpecError
 from genopt.prepare import prepare
 from genopt.spec import BackendSpec
@@ -152,6 +153,12 @@ class TestDispatch:
                 task.cancel()
 
         asyncio.run(scenario())
+
+
+def test_what_engines_do_is_told_in_sum_and_what_they_take_of_all_that_there_will_be() -> None:
+    told = [{"running": 3, "kv_cache": 0.5, "concurrency": 10}, {"running": 1, "kv_cache": 0.1, "concurrency": 20}]
+    assert in_sum(told, 4) == {"running": 4, "kv_cache": pytest.approx(0.3), "concurrency": 60}
+    assert in_sum([{"running": 2}, {}], 2) == {"running": 2} and in_sum([], 2) == {}
 
 
 def request(images: tuple[str, ...] = ()) -> Request:
