@@ -3,12 +3,30 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 
 import pytest
 
 ALL_REAL = "GENOPT_REAL"
 """Set to 1 where every real part is installed: then a skip means that a test did not do its work."""
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _migrations_are_read_once() -> Iterator[None]:
+    """Optuna reads its migration scripts anew for each storage, several times for a new one: a tenth of a second of
+    every study here. They are those of the installed version, whichever the storage is."""
+    from optuna.storages._rdb.storage import _VersionManager
+
+    read, found = _VersionManager._create_alembic_script, []
+
+    def once(self: _VersionManager) -> object:
+        if not found:
+            found.append(read(self))
+        return found[0]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_VersionManager, "_create_alembic_script", once)
+        yield
 
 
 @pytest.hookimpl(wrapper=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +20,19 @@ from tests.toy import rows, study
 BASELINE = {"decoding": "sampling", "temperature": 1.4, "top_p": 1.0}
 
 
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a finished study."""
+    folder = tmp_path_factory.mktemp("finished")
+    assert run(study(folder, baseline=BASELINE), folder).decided().verdict is not None
+    return folder
+
+
 @pytest.fixture
-def old(tmp_path: Path) -> dict[str, Any]:
-    """A finished study, as a table that logs from now on."""
-    table = study(tmp_path, baseline=BASELINE)
-    assert run(table, tmp_path).decided().verdict is not None
-    return table | {"backend": backend(log=str(tmp_path / "log.jsonl"))}
+def old(tmp_path: Path, finished: Path) -> dict[str, Any]:
+    """A finished study of one's own, as a table that logs from now on."""
+    shutil.copytree(finished, tmp_path, dirs_exist_ok=True)
+    return study(tmp_path, baseline=BASELINE) | {"backend": backend(log=str(tmp_path / "log.jsonl"))}
 
 
 def new(folder: Path, name: str = "new") -> Archive:

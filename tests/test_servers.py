@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import signal
 import time
@@ -15,7 +16,7 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from genopt import connections
+from genopt import connections, session
 from genopt.archive import load
 from genopt.connections import engine_options, tune
 from genopt.database import passing
@@ -138,12 +139,13 @@ def test_a_server_that_stays_away_is_left_with_the_code_that_says_come_back(post
     ended = complete(tmp_path, "--storage", away, "--wait", "1")
     assert ended.code == 75
     assert "run the same command" in ended.err and "Traceback" not in ended.err
-    with command(tmp_path, "--storage", away) as waiting:
+    with command(tmp_path, "--storage", away, prepare=partial(hasty, "genopt.session", "GRACE", 1.0)) as waiting:
         until(lambda: "does not answer" in waiting.said(), waiting)
         began = time.monotonic()
         waiting.send(signal.SIGTERM)
         assert waiting.finish(30).code == 75
-    assert time.monotonic() - began < 15, "Slurm waits for 30 s before it kills"
+    assert time.monotonic() - began < 1.0 + 5, "it waits for the database no longer than GRACE, and for nothing else"
+    assert session.GRACE + 5 <= 15, "Slurm waits for 30 s before it kills"
 
 
 def test_a_wrong_password_name_or_host_is_told_at_once(postgres: Postgres, tmp_path: Path) -> None:
@@ -160,9 +162,9 @@ def test_a_wrong_password_name_or_host_is_told_at_once(postgres: Postgres, tmp_p
         assert "geheim" not in ended.err and "does not answer" not in ended.err
 
 
-def hasty(seconds: int) -> None:
-    """Give up an answer after so many seconds."""
-    connections.SILENCE = seconds
+def hasty(module: str, name: str, seconds: float) -> None:
+    """Have a constant of a module say so many seconds."""
+    setattr(importlib.import_module(module), name, seconds)
 
 
 def test_a_network_that_is_cut_is_waited_for(postgres: Postgres, tmp_path: Path) -> None:
@@ -171,7 +173,7 @@ def test_a_network_that_is_cut_is_waited_for(postgres: Postgres, tmp_path: Path)
     small(tmp_path, delay=0.1)
     with wire(postgres.port) as line:
         at = ("--storage", url.replace(str(postgres.port), str(line.port)))
-        with command(tmp_path, *at, prepare=partial(hasty, 1)) as worker:
+        with command(tmp_path, *at, prepare=partial(hasty, "genopt.connections", "SILENCE", 1)) as worker:
             until(lambda: len(log(tmp_path)) > 20, worker)
             line.cut()
             time.sleep(3.0)
