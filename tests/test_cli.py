@@ -320,6 +320,7 @@ def test_evaluate_on_other_data(shell: Shell) -> None:
         (["--params", "best"], ("does not exist",)),
         (["--data", "none.jsonl"], ("none.jsonl: no such file",)),
         (["-o", "none/answers.jsonl"], ("-o none/answers.jsonl", "Name another file")),
+        (["-o", "rows.jsonl"], ("-o rows.jsonl: is read for its rows", "Name another file")),
     ],
 )
 def test_evaluate_refuses_what_it_cannot_do_before_it_generates(shell: Shell, arguments: Any, needles: Any) -> None:
