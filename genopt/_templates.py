@@ -13,6 +13,8 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 LONGEST = 10_000_000  # characters that a template may make of one text
 _WIDE = re.compile(r"%[^a-zA-Z%]*(\d{4}|\*)")
+_OTHERWISE = frozenset(("true", "false", "none", "True", "False", "None", "self", "not"))
+"""Words that Jinja never looks up among the values."""
 Compiled = Callable[[Mapping[str, Any]], str]
 
 
@@ -84,6 +86,27 @@ class _Bounded(ImmutableSandboxedEnvironment):
     def is_safe_attribute(self, obj: Any, attr: str, value: Any) -> bool:
         padding = isinstance(obj, str) and attr in ("center", "ljust", "rjust", "zfill", "expandtabs", "format_map")
         return not padding and super().is_safe_attribute(obj, attr, value)
+
+
+def misnamed(source: str, fields: Iterable[str], *, broken: bool) -> tuple[dict[str, str], str]:
+    """Fields that a template writes and cannot name (`{{ first name }}`, `{{ none }}`), each with a name that it can;
+    and the template without them.
+
+    In one that is not `broken` what is no name is taken for what it is otherwise: `{{ a-b }}` is a difference.
+    """
+    found: dict[str, str] = {}
+    for field in fields:
+        if field in _OTHERWISE or (broken and not field.isidentifier()):
+            written = re.compile(r"\{\{[-+]?\s*" + re.escape(field) + r"\s*(?:[|.\[][^{}]*)?[-+]?\}\}")
+            source, times = written.subn("", source)
+            found |= {field: a_name(field)} if times else {}
+    return found, source
+
+
+def a_name(field: str) -> str:
+    """A name by which a template can call the field: its own where it can."""
+    name = re.sub(r"\W+", "_", field).strip("_")
+    return name if name.isidentifier() and name not in _OTHERWISE else f"field_{name}".rstrip("_")
 
 
 def _environment() -> ImmutableSandboxedEnvironment:

@@ -80,7 +80,7 @@ class Archive:
                 "why": outcome.get("why", ""),
             }
             for trial in self.trials
-            for outcome in [{**trial.outcome, **self.taken_up.get(str(trial.config.get("key")), {})}]
+            for outcome in [{**trial.outcome, **(self._taken_up(trial) if trial.state == "complete" else {})}]
         ]
         if self.baseline and self.baseline.get("number") is None:
             outside = dict.fromkeys(("number", "mean", "se", "value", "duplicate_of"), None)
@@ -101,6 +101,9 @@ class Archive:
                 },
             )
         return found
+
+    def _taken_up(self, trial: TrialRecord) -> Mapping[str, Any]:
+        return self.taken_up.get(str(trial.config.get("key")), {})
 
     def observations(self) -> pandas.DataFrame:
         """Every text of the study with its scores, as genopt.observations describes it."""

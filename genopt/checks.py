@@ -17,7 +17,7 @@ from genopt.backends import make_backend
 from genopt.backends._vllm_memory import Size, card_bytes, crowded, size_of, told
 from genopt.backends._vllm_options import cpu_build, sharing
 from genopt.crossfit import LEAST
-from genopt.database import masked
+from genopt.database import masked, unusable
 from genopt.errors import SpecError
 from genopt.prompt import Prompt, problems
 from genopt.space import Choice, Constant, Dimension, Number, SearchSpace, Switch
@@ -45,8 +45,8 @@ def storage_problems(spec: StudySpec) -> Iterator[str]:
     """What is wrong with the storage, as far as can be told without opening it: an engine would be loaded first."""
     if "://" not in spec.url:
         yield f"storage: {masked(spec.url)} is no URL. Write e.g. sqlite:///study.db"
-    elif (file := sqlite_file(spec.url)) is not None and not (folder := Path(file[1]).parent).is_dir():
-        yield f"storage: {masked(spec.url)}: {folder} is no folder. Make it, or check the path"
+    elif (file := sqlite_file(spec.url)) is not None and (why := unusable(Path(file[1]))):
+        yield f"storage: {masked(spec.url)}: {why}"
 
 
 def data_problems(

@@ -80,7 +80,7 @@ class Console:
             return
         name = "baseline " if event.baseline else f"trial {event.number:>3}"
         if event.outcome == "failed":
-            self._line(f"{name}  failed", "red")
+            self._line(f"{name}  failed  {brief(event.params)}", "red")
             return
         what = {"stopped early": f"stopped at {event.n}/{event.of}", "duplicate": "known already"}.get(
             event.outcome, ""

@@ -3,9 +3,12 @@ refusal."""
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import os
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, TypeVar
 
 import sqlalchemy as sa
@@ -47,6 +50,23 @@ def masked(url: str | URL) -> str:
         return made.update_query_dict(hidden).render_as_string(hide_password=True).replace("%2A%2A%2A", "***")
     except (sa.exc.ArgumentError, ValueError):
         return "the storage URL" if "@" in str(url) or "pass" in str(url).lower() else repr(str(url))
+
+
+def unusable(path: Path) -> str:
+    """Why SQLite cannot keep a study in this file, and what to do, as far as can be told without opening it; or ""."""
+    folder = path.parent
+    if not folder.is_dir():
+        return f"{folder} is no folder. Make it, or check the path"
+    if path.is_dir():
+        return "is a folder. Name a file in it"
+    if not os.access(folder, os.W_OK):
+        return f"no file can be made in {folder}. Change its permissions, or name another storage"
+    if path.exists() and not os.access(path, os.W_OK):
+        return "the file cannot be written. Change its permissions, or name another storage"
+    with contextlib.suppress(OSError), path.open("rb") as file:
+        if file.read(16) not in (b"", b"SQLite format 3\0"):
+            return "the file is not a database. Move it away, or name another storage"
+    return ""
 
 
 class now(GenericFunction[float]):

@@ -91,6 +91,10 @@ async def evaluate_async(
     """The same inside a running event loop; `tell` takes a line for people while the engine loads."""
     if not isinstance(spec, StudySpec):
         spec = read_study(spec)
+    read = [Path(data)] if data is not None else []
+    read += [spec.folder / spec.dataset.path] if spec.dataset.path is not None else []
+    if output is not None and output.resolve() in [path.resolve() for path in read]:
+        raise SpecError(f"-o {output}: is read for its rows, and answers would be added to them. Name another file")
     if data is not None:
         others = _load(spec, data)
     plan = await prepare(spec, tell=tell)

@@ -39,8 +39,9 @@ def unscored(evaluation: Evaluation, goal: Goal) -> str:
 
 
 def unwritten(evaluation: Evaluation) -> float:
-    """The fraction of observations of which a text was never written, as when the prompt is too long."""
-    return float(np.isnan(evaluation.metric("characters")).mean())
+    """The fraction of what was observed of which a text was never written, as when the prompt is too long."""
+    lengths = [cell.metrics.get("characters", math.nan) for cell in evaluation.cells.values()]
+    return float(np.isnan(lengths).mean()) if lengths else 0.0
 
 
 def notes(before: Evaluation, after: Evaluation, goal: Goal, scorers: Mapping[str, Scorer]) -> Iterator[str]:

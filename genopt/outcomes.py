@@ -9,7 +9,7 @@ import numpy as np
 
 from genopt.events import TrialDone
 from genopt.finals import standing
-from genopt.guards import at_worst
+from genopt.guards import at_worst, unwritten
 from genopt.pareto import estimated
 from genopt.recall import Known
 from genopt.session import Session
@@ -51,6 +51,8 @@ async def tell(session: Session, asked: Asked, key: str, evaluation: Evaluation)
     known = known_of(session, asked.number, evaluation, found[0])
     before = session.best()
     outcome = outcome_of(session, known, evaluation, found)
+    if said := await _unwritten(session, evaluation):
+        outcome["why"] = "; ".join(filter(None, [said, outcome.get("why")]))
     values = known.values if all(math.isfinite(value) for value in known.values) else None
     await session.db(session.study.tell, asked, values, outcome=outcome, violations=known.violations)
     session.known[key] = known
@@ -58,6 +60,15 @@ async def tell(session: Session, asked: Asked, key: str, evaluation: Evaluation)
     leads = after is not None and after[0] == key and (before is None or before[0] != after[0])
     kind = "stopped early" if known.stopped_early else "complete"
     announce(session, asked.number, asked.params, known, kind, best=leads, why=outcome.get("why", ""))
+
+
+async def _unwritten(session: Session, evaluation: Evaluation) -> str:
+    """How many of a trial's texts the engine could not write, and why not; "" where they are few."""
+    if (failed := unwritten(evaluation)) <= MAX_MISSING:
+        return ""
+    rows = (await session.memory(evaluation.config, "tune")).values()
+    why = next((row.generation.why for row in rows if row.generation.finish == "error" and row.generation.why), "")
+    return f"{failed:.0%} of its texts could not be written, and count as the worst" + (f": {why}" if why else "")
 
 
 def adjusted(session: Session, evaluation: Evaluation) -> tuple[float, float]:

@@ -30,7 +30,7 @@ from genopt.errors import BackendError, GenoptError, MissingExtra, SpecError
 from genopt.names import with_own_names
 from genopt.output import constraint, scorers_with
 from genopt.plan import DEFAULT_TRIALS, Plan, concurrency
-from genopt.prompt import Prompt
+from genopt.prompt import REPLACED, Prompt
 from genopt.scorers import make_scorer, scorer_key
 from genopt.space import Choice, Constant, Number, SearchSpace, Switch, default_space
 from genopt.spec import StudySpec, TextFile
@@ -205,18 +205,17 @@ def _prompt(spec: StudySpec, space: SearchSpace | None) -> Prompt:
     def text(part: str | TextFile | None) -> str | None:
         return read_text(spec.folder, part.file) if isinstance(part, TextFile) else part
 
-    dimensions = space.dimensions if space is not None else {}
-    replaced = {role: dimensions.get(role) for role in ("system", "user")}
+    variants: dict[str, list[str]] = {}  # those in branches of switches, too
+    for _, role, dimension in space.walk() if space is not None else ():
+        if role in REPLACED and isinstance(dimension, (Choice, Constant)):
+            values = dimension.values if isinstance(dimension, Choice) else (dimension.value,)
+            variants.setdefault(role, []).extend(str(value) for value in values)
     return Prompt.from_parts(
         system=text(spec.prompt.system),
         user=text(spec.prompt.user),
         messages=spec.prompt.messages,
         variables=space.names() if space is not None else (),
-        variants={
-            role: [str(value) for value in choice.values]
-            for role, choice in replaced.items()
-            if isinstance(choice, Choice)
-        },
+        variants=variants,
     )
 
 

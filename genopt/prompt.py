@@ -13,7 +13,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from genopt._templates import Compiled, Templates
+from genopt._templates import Compiled, Templates, misnamed
 from genopt._turns import answer, fields_of, from_row, pairs, without_blank_system, written
 from genopt.errors import SpecError
 from genopt.types import Example, Message
@@ -233,6 +233,13 @@ def problems(
     used: set[str] = set()
     for label, source in prompt.sources():
         parsed = prompt._templates.parse(source)
+        broken = bool(parsed.mistake or parsed.names - parsed.guarded - known)
+        named, rest = misnamed(source, [*fields, *(lacking or ())], broken=broken)
+        for name, better in named.items():
+            what = f'{label} writes the field "{name}", which Jinja reads otherwise. Write {{{{ {better} }}}} and set'
+            key = better if better.isascii() else json.dumps(better, ensure_ascii=False)  # as TOML takes it
+            found.append(f"{what} dataset.map = {{ {key} = {json.dumps(name, ensure_ascii=False)} }}")
+        parsed = prompt._templates.parse(rest)
         if parsed.mistake:
             found.append(f"{label}, {parsed.mistake}. Correct it")
         used |= parsed.names

@@ -7,6 +7,7 @@ import json
 import os
 from pathlib import Path
 
+from genopt._templates import a_name
 from genopt.backends._http import Server
 from genopt.backends._ollama_options import options_of
 from genopt.dataset import load
@@ -55,18 +56,19 @@ async def _in_ollama(model: str) -> bool:
 
 
 def guess_fields(data: str, reference: str | None = None) -> tuple[list[str], bool]:
-    """The first row's texts that a template can name, the likeliest prompt first: a usual name, else the longest texts
-    (none where rows bring their own messages); and whether rows carry references. Raises SpecError."""
+    """The first row's texts, the likeliest prompt first: a usual name, else the longest texts (none where rows bring
+    their own messages), the others as far as a template can name them; and whether rows carry references. Raises
+    SpecError."""
     found = load(path=data, folder=Path.cwd(), limit=20, reference=reference)
     example = found.examples[0]
     if "messages" in example.fields:
         return [], any(e.references for e in found.examples)
-    names = [name for name in example.fields if name.isidentifier() and name not in ("id", "group")]
+    names = [name for name in example.fields if name not in ("id", "group")]
     texts = [name for name in names if isinstance(example.fields[name], str)]
     texts = [name for name in texts if example.fields[name] not in example.references]
     length = {name: sum(len(str(e.fields.get(name, ""))) for e in found.examples) for name in texts}
     texts.sort(key=lambda n: (USER_FIELDS.index(n) if n in USER_FIELDS else len(USER_FIELDS), -length[n]))
-    return texts, any(e.references for e in found.examples)
+    return [n for n in texts if n == texts[0] or a_name(n) == n], any(e.references for e in found.examples)
 
 
 def beside(path: str, folder: Path) -> str:
@@ -96,7 +98,12 @@ def study_file(
 ) -> str:
     """The text of a study file. `reference` is the key of the acceptable answers, or whether a usual one was found;
     `prompt` stands in for the likeliest of the `fields`."""
-    question = quote("{{ " + (fields[0] if fields else "question") + " }}" if prompt is None else prompt)
+    column = fields[0] if fields else "question"
+    field = a_name(column)
+    renamed = ""
+    if field != column and prompt is None:  # as it is no template can name it
+        renamed = f"map = {{ {field if field.isascii() else quote(field)} = {quote(column)} }}\n"
+    question = quote("{{ " + field + " }}" if prompt is None else prompt)
     user = (
         f"user = {question}"
         if fields or prompt is not None
@@ -119,7 +126,7 @@ seed = 0
 
 [dataset]
 path = {quote(data)}
-{answers}
+{renamed}{answers}
 # group = "document"                   # rows that belong together stay on one side of the split
 # holdout = 0.3                        # rows the search never sees; the claim is made on them. Below 60 rows the
                                        # default is cross-fitting: all are searched on, a choice is tried on later ones

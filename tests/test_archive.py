@@ -88,6 +88,18 @@ def test_a_baseline_inside_the_space_is_a_trial(tmp_path: Path) -> None:
     assert [row["baseline"] for row in rows] == [True, False, False]
 
 
+def test_what_a_finalist_was_worth_is_not_said_of_a_trial_of_the_same_settings_that_failed(tmp_path: Path) -> None:
+    run(tmp_path)
+    archive = load(url(tmp_path))
+    done = archive.trials[-1]
+    failed = replace(done, number=9, state="failed", outcome={"why": "its worker was silent; asked again"})
+    taken_up = {str(done.config["key"]): {"n": 14, "mean": 0.5, "se": 0.1, "stopped_early": False}}
+    *_, measured, row = replace(archive, trials=[*archive.trials, failed], taken_up=taken_up).rows()
+    assert (measured["number"], measured["n"], measured["mean"]) == (done.number, 14, 0.5)
+    assert (row["number"], row["n"], row["mean"], row["se"]) == (9, 0, None, None)
+    assert row["why"] == "its worker was silent; asked again"
+
+
 def test_unknown_and_foreign_studies_are_refused(tmp_path: Path) -> None:
     with pytest.raises(StudyError, match="does not exist"):
         load(url(tmp_path))

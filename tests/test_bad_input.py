@@ -428,6 +428,22 @@ def test_a_storage_that_cannot_be_is_told_with_the_other_mistakes_and_by_check(s
     assert ran.code == 0, "which stores nothing"
 
 
+def test_a_storage_that_cannot_be_written_is_told_before_the_engine_is_opened(
+    shell: Shell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (shell.folder / "diary.db").write_text("Dear diary, this is no database.")
+    (shell.folder / "folder.db").mkdir()
+    for name, words in (("diary.db", "the file is not a database"), ("folder.db", "is a folder")):
+        table = shell.table(storage=f"sqlite:///{name}")
+        table["backend"]["options"] = {"meet": str(shell.folder / "opened")}  # what would wait for another process
+        refused(shell("optimize", shell.write(table)), "study.toml: storage: ", name, words)
+    writable = os.access
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != shell.folder and writable(path, mode))
+    for command in ("check", "optimize"):  # root may write anywhere, but not to a disk that is read only
+        refused(shell(command, shell.write(shell.table())), "study.toml: storage: ", "no file can be made in")
+    nothing_spent(shell)
+
+
 def test_the_unchanged_study_is_accepted(shell: Shell) -> None:
     ran = shell("optimize", shell.write(shell.table()), "--quiet")
     assert (ran.code, ran.err) == (0, "")

@@ -331,6 +331,7 @@ def test_evaluate_on_other_data(shell: Shell) -> None:
         (["--params", "best"], ("does not exist",)),
         (["--data", "none.jsonl"], ("none.jsonl: no such file",)),
         (["-o", "none/answers.jsonl"], ("-o none/answers.jsonl", "Name another file")),
+        (["-o", "rows.jsonl"], ("-o rows.jsonl: is read for its rows", "Name another file")),
     ],
 )
 def test_evaluate_refuses_what_it_cannot_do_before_it_generates(shell: Shell, arguments: Any, needles: Any) -> None:
@@ -365,6 +366,9 @@ def test_check_prints_the_bill_spends_two_answers_and_stores_nothing(shell: Shel
     assert found["baseline"] == DEFAULTS and len(found["rows"]) == 2
     text = ok(shell("check", path)).out
     assert "at most 146 generations" in text and "14 examples to tune on, 10 held out" in text
+    space = [line for line in text.splitlines() if line.startswith("Space ")]
+    assert space == ["Space      temperature, top_p"]
+    assert "temperature, top_p; always max_tokens=9\n" in ok(shell("check", path, "--set", "space.max_tokens=9")).out
     assert "-> yes" in text or "-> no" in text
     asked = found["rows"][0]["prompt"][-1]
     assert asked["role"] == "user" and asked["content"] and f"  user\n    {asked['content']}\n" in text

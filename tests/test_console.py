@@ -78,7 +78,7 @@ def test_without_a_terminal_each_event_is_a_plain_line(capsys: pytest.CaptureFix
     assert lines[5].endswith("best")
     assert lines[6].endswith("stopped at 5/14")
     assert lines[7].endswith("known already")
-    assert lines[8].startswith("trial   7  failed")
+    assert lines[8].startswith("trial   7  failed") and lines[8].endswith("temperature=0.6123")
     assert "\x1b" not in "".join(lines)
     assert capsys.readouterr() == ("", "")
 

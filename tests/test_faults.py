@@ -169,7 +169,11 @@ def test_a_folder_in_which_nothing_can_be_written_is_one_error_before_anything_i
     small(tmp_path)
     ended = complete(tmp_path, "--storage", "sqlite:////proc/study.db")
     assert ended.code == 2
-    said, hint = ended.err.splitlines()
-    assert said == "error: storage: sqlite:////proc/study.db cannot be opened (unable to open database file)"
-    assert "folder's permissions" in hint
+    said, *hint = ended.err.splitlines()
+    if os.access("/proc", os.W_OK):  # as root is told
+        assert said == "error: storage: sqlite:////proc/study.db cannot be opened (unable to open database file)"
+        assert "folder's permissions" in hint[0] and len(hint) == 1
+    else:
+        told = ": storage: sqlite:////proc/study.db: no file can be made in /proc. Change its permissions, or name"
+        assert said.endswith(f"{told} another storage") and not hint
     assert log(tmp_path) == []

@@ -167,6 +167,20 @@ def test_prompts_in_files_are_searched_by_their_texts(tmp_path: Path) -> None:
 # --- few-shot
 
 
+def test_a_branch_may_bring_a_system_prompt_with_variables_of_its_own(tmp_path: Path) -> None:
+    mode: dict[str, Any] = {"short": {"system": "Be {{ way }}."}}
+    mode["asked"] = {"system": {"choices": ["{{ question }}", "{{ quesion }}"]}}
+    way = {"choices": ["brief", "quick"]}
+    assert refused(tmp_path, space={"way": way, "mode": mode}) == [
+        'prompt: choice 3 of space.system uses "quesion", which is neither a field of the rows nor a variable of the'
+        ' space. Did you mean "question"? The rows have id, question, answer'
+    ]
+    mode["asked"] = {"system": "{{ question }}"}
+    plan = open_plan(tmp_path, space={"way": way, "mode": mode})
+    config = plan.configure({"way": "quick", "mode": "short", "system": "Be {{ way }}."})
+    assert plan.prompt.render(plan.tune[0], config.variables)[0].content == "Be quick."
+
+
 def test_shots_come_from_the_tune_split_and_their_pool_is_part_of_the_key(tmp_path: Path) -> None:
     space = {"shots": {"choices": [0, 2]}, "temperature": {"low": 0.1, "high": 1.0}}
     plan = open_plan(tmp_path, space=space)

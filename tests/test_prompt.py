@@ -300,6 +300,28 @@ def test_problems_look_into_the_variants_of_the_space() -> None:
     assert problems(both, ["ticket"], set())[0].startswith('the user template 2 uses "nope"')
 
 
+def test_a_field_that_no_template_can_name_is_told_with_a_name_that_it_can() -> None:
+    fields = ["first name", "a-b", "none", "self", "2nd", "ticket", "a"]
+
+    def found(user: str, fields: list[str] = fields) -> list[str]:
+        return problems(Prompt.from_parts(user=user), fields, set())
+
+    (spaced,) = found("{{ ticket }} {{ first name }}")
+    assert spaced == (
+        'the user template writes the field "first name", which Jinja reads otherwise.'
+        ' Write {{ first_name }} and set dataset.map = { first_name = "first name" }'
+    )
+    (hyphen,) = found("{{- a-b | upper -}}")  # "b" alone is no field, and is not what was meant
+    assert 'dataset.map = { a_b = "a-b" }' in hyphen
+    assert found("{{ a-b }}", ["a", "b", "a-b"]) == []
+    (nothing,) = found("{{ none }}")
+    assert "{{ field_none }}" in nothing
+    assert len(found("{{ self }} {{ 2nd }} {{ tocket }}")) == 3
+    assert found("{{ none }}", ["ticket"]) == []
+    (umlaut,) = found("{{ schöner Name }}", ["schöner Name"])
+    assert umlaut.endswith('dataset.map = { "schöner_Name" = "schöner Name" }')
+
+
 def test_rendering_is_fast_enough_for_100_000_requests() -> None:
     prompt = Prompt.from_parts(system="You answer support tickets. {{ style }}", user="{{ ticket }}")
     prompt.render(ROW, {"style": "x"})

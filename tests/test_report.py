@@ -203,7 +203,9 @@ def test_before_a_verdict_the_leader_is_the_best_that_finished_and_meets_the_con
 
 
 def test_best_json_of_a_study_without_a_single_trial_is_empty_not_an_error() -> None:
-    assert best_json(archive([], baseline={}))["params"] == {}
+    nothing = archive([], baseline={})
+    assert best_json(nothing)["params"] == {}
+    assert best_text(nothing) == "No verdict yet, and no trial that was measured to its end."
 
 
 def test_best_json_is_the_stored_verdict_without_bookkeeping() -> None:

@@ -363,6 +363,14 @@ def test_a_baseline_whose_texts_could_not_be_written_is_told_with_the_reason(
     ran = run(study(tmp_path, count=60, budget={"trials": 2}), tmp_path)
     told = next(event for event in ran.events if isinstance(event, Note) and event.level == "warning")
     assert "of the baseline's texts could not be written, and count as the worst: the prompt takes 5000" in told.text
+    (trial,) = (trial for trial in ran.complete() if not trial.outcome.get("baseline"))
+    assert "of its texts could not be written, and count as the worst: the prompt takes 5000" in trial.outcome["why"]
+
+
+def test_what_a_trial_was_not_asked_for_is_not_called_unwritten(tmp_path: Path) -> None:
+    ran = run(study(tmp_path, count=60, search={"sampler": "random"}, budget={"trials": 5}), tmp_path)
+    assert any(trial.outcome["stopped_early"] for trial in ran.complete())
+    assert not [trial.outcome["why"] for trial in ran.complete() if "why" in trial.outcome]
 
 
 def test_few_missing_scores_are_borne(tmp_path: Path) -> None:

@@ -70,6 +70,17 @@ def test_the_likeliest_prompt_comes_first_and_answers_are_none(tmp_path: Path) -
     assert guess_fields(data) == (["question", "topic"], True)
 
 
+def test_a_column_that_no_template_can_name_is_given_a_name(tmp_path: Path) -> None:
+    data = write(tmp_path, {"Meine Frage, bitte": "Which of the two is it?", "note": "x", "answer": "this"})
+    fields, found = guess_fields(data)
+    assert (fields, found) == (["Meine Frage, bitte", "note"], True)
+    spec = make_study(table(study_file("a", data, "m", "rouge_l", "transformers", fields, found)))
+    assert spec.prompt.user == "{{ Meine_Frage_bitte }}"
+    assert spec.dataset.map == {"Meine_Frage_bitte": "Meine Frage, bitte"}
+    own = make_study(table(study_file("a", data, "m", "rouge_l", "transformers", fields, found, prompt="{{ note }}")))
+    assert own.dataset.map == {}
+
+
 def test_without_a_usual_name_the_longest_texts_are_the_likeliest_prompt(tmp_path: Path) -> None:
     rows = [{"code": n, "card": "a long card", "area": "hills", "answer": "c"} for n in ("c1", "c2")]
     data = write(tmp_path, *rows)

@@ -144,6 +144,8 @@ def best_text(archive: Archive) -> str:
     if archive.verdict is not None:
         return verdict_text(archive.verdict)
     found = best_json(archive)
+    if not found["params"]:
+        return "No verdict yet, and no trial that was measured to its end."
     lines = ["No verdict yet: the leading trial is mostly luck until the holdout confirmed it.", ""]
     return safe("\n".join(lines + [f"  {name:<20} {value_text(value)}" for name, value in found["params"].items()]))
 

@@ -7,6 +7,7 @@ import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from genopt.space import Constant
 from genopt.spec.outside import code_named, sent_to
 from genopt.types import Domain, Params
 from genopt.words import bound, brief, duration, finite, safe, value_text
@@ -47,6 +48,7 @@ def check_text(checked: Checked) -> str:
     """The same for people."""
     plan, bill = checked.plan, checked.bill
     found = check_json(checked)
+    fixed = {name: part.value for name, part in plan.space.dimensions.items() if isinstance(part, Constant)}
     engine = ", ".join(f"{k} {v}" for k, v in plan.info.identity.items() if k in ("engine", "version", "model"))
     lines = [
         f"Study      {plan.spec.name}: {plan.goal.title}",
@@ -56,7 +58,7 @@ def check_text(checked: Checked) -> str:
         f"Search     {plan.sampler.name} ({plan.sampler.why}), {plan.spec.search.pruner} pruner",
         f"Baseline   {brief(plan.baseline().params)}",
         f"Starts     {_starts(plan.spec.search.warm_start)}",
-        "Space      " + ", ".join(f"{name}" for name in plan.space.open_dimensions()),
+        f"Space      {', '.join(plan.space.open_dimensions())}{f'; always {brief(fixed)}' if fixed else ''}",
     ]  # fmt: skip
     lines += [f"Code       {line}" for line in found["code"]]
     lines += [f"Network    {line}" for line in found["network"]]
