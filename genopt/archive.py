@@ -18,6 +18,7 @@ from genopt.objectives import Goal
 from genopt.space import SearchSpace
 from genopt.spec import ConstraintSpec, ObjectiveSpec, goal_of
 from genopt.spec.read import read_study
+from genopt.spec.storage import as_written
 from genopt.stats import UNBOUNDED
 from genopt.store import Store
 from genopt.study import TrialRecord, copy_trials, open_study, remove_study
@@ -149,7 +150,7 @@ def as_url(where: str) -> str:
     path, mark, name = where.partition("#")
     with contextlib.suppress(OSError, ValueError), open(path, "rb") as file:
         if file.read(16) == b"SQLite format 3\0":
-            return f"sqlite:///{path}{mark}{name}"
+            return f"sqlite:///{as_written(path)}{mark}{name}"
     return where
 
 

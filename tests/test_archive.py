@@ -177,6 +177,8 @@ def test_the_file_of_an_sqlite_storage_stands_for_its_url(tmp_path: Path, monkey
     assert locate("mine.db#answers") == ("sqlite:///mine.db", "answers")
     with pytest.raises(SpecError, match=r"sqlite:///mine\.db: names a storage but no study"):
         locate("mine.db")
+    Path("mine.db").rename("what?.db")
+    assert as_url("what?.db#answers") == "sqlite:///what%3F.db#answers"
     assert as_url("none.db#a") == "none.db#a" and as_url("sqlite:///mine.db") == "sqlite:///mine.db"
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import jsonschema
 import pytest
 from pydantic import ValidationError
+from sqlalchemy.engine import make_url
 
 from genopt.errors import SpecError
 from genopt.objectives import Constraint, Objective
@@ -197,6 +198,14 @@ def test_a_storage_is_found_from_the_study_files_folder(tmp_path: Path, storage:
     folder = (tmp_path / "inner").resolve()
     table = short() | {"name": "n"} | ({"storage": storage} if storage else {})
     assert make_study(table, folder=folder).url == url.format(folder=folder, parent=folder.parent)
+
+
+@pytest.mark.parametrize("folder", ["a?b", "a%20b", "100% sure", "a#b", "q&m+x ü"])
+def test_a_storage_is_beside_the_study_file_whatever_its_folder_is_called(tmp_path: Path, folder: str) -> None:
+    for name, storage, file in (("n?%41", {}, "n?%41.db"), ("n", {"storage": "sqlite:///../my%20own.db"}, "my own.db")):
+        spec = make_study(short() | {"name": name} | storage, folder=tmp_path / folder)
+        parent = tmp_path if storage else tmp_path / folder
+        assert make_url(spec.url).database == str(parent.resolve() / file)
 
 
 @pytest.mark.parametrize("url", ["sqlite://", "sqlite:///", "sqlite:///:memory:", "sqlite+pysqlite:///?timeout=5"])

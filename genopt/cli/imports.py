@@ -28,9 +28,10 @@ def import_(experiment: Path, scorer: str, references: str | None, storage: str 
     """
     from genopt.imported import import_experiment
     from genopt.spec.read import read_scorer
+    from genopt.spec.storage import as_written
 
     chosen = name or experiment.stem
-    url = storage or f"sqlite:///{Path(f'{chosen}.db').resolve()}"
+    url = storage or f"sqlite:///{as_written(str(Path(f'{chosen}.db').resolve()))}"
     trials = import_experiment(
         experiment, url=url, name=chosen, scorer=read_scorer(scorer, "score"), references=references
     )

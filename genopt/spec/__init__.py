@@ -6,6 +6,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
+from urllib.parse import unquote
 
 from pydantic import Field, PrivateAttr, field_validator, model_validator
 
@@ -18,7 +19,7 @@ from genopt.spec.dimensions import SpaceSpec, Value
 from genopt.spec.mistakes import Whole
 from genopt.spec.output import OutputSpec
 from genopt.spec.scorers import ScorerSpec
-from genopt.spec.storage import sqlite_file
+from genopt.spec.storage import as_written, sqlite_file
 
 __all__ = [
     "AnswerSpec",
@@ -283,10 +284,10 @@ class StudySpec(Whole):
     @property
     def url(self) -> str:
         """The storage's URL, a relative SQLite path resolved against the study file's folder."""
-        url = self.storage or f"sqlite:///{self.name}.db"
+        url = self.storage or f"sqlite:///{as_written(self.name)}.db"
         before, path, after = sqlite_file(url) or ("", "", "")
         if path and not path.startswith("/"):
-            return f"{before}{(self.folder / path).resolve()}{after}"
+            return f"{before}{as_written(str((self.folder / unquote(path)).resolve()))}{after}"
         return url
 
     def portable(self) -> dict[str, Any]:

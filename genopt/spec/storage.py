@@ -16,3 +16,8 @@ def sqlite_file(url: str) -> tuple[str, str, str] | None:
         return None
     before, path, after = found.groups()
     return before, "" if path == ":memory:" else path, after
+
+
+def as_written(path: str) -> str:
+    """The path as a URL has to write it, where % and ? mean something else."""
+    return path.replace("%", "%25").replace("?", "%3F")
