@@ -207,12 +207,15 @@ async def run_all(jobs: Sequence[Callable[[], Awaitable[None]]]) -> None:
     async def run(job: Callable[[], Awaitable[None]]) -> None:
         await job()
 
+    first: BaseException | None = None
     try:
         async with asyncio.TaskGroup() as group:
             for job in jobs:
                 group.create_task(run(job))
     except BaseExceptionGroup as errors:
-        raise errors.exceptions[0] from None
+        first = errors.exceptions[0]
+    if first is not None:
+        raise first  # out here it keeps its own cause, in whose place the handler would put the group, or nothing
 
 
 async def cancel_all(tasks: set[asyncio.Task[None]]) -> None:

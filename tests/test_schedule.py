@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 import pytest
 
+from genopt.errors import ScorerError
 from genopt.schedule import Load, gather, run_all, run_study, run_trial
 
 T = TypeVar("T")
@@ -312,6 +313,21 @@ def test_run_all_raises_the_first_error_bare() -> None:
     run(run_all([good, good]))
     with pytest.raises(KeyError):
         run(run_all([good, bad, good]))
+
+
+def test_run_all_raises_an_error_with_its_own_cause() -> None:
+    """What a user's function raised is told by --debug below the error that names the scorer."""
+
+    async def bad() -> None:
+        try:
+            raise KeyError("x")
+        except KeyError as error:
+            raise ScorerError("scorer 'mine' failed") from error
+
+    with pytest.raises(ScorerError) as told:
+        run(run_all([bad, bad]))
+    assert isinstance(told.value.__cause__, KeyError)
+    assert told.value.__context__ is told.value.__cause__, "no group of errors beside it"
 
 
 # --- gather
