@@ -15,7 +15,7 @@ from typing import Any, Literal
 import numpy as np
 
 from genopt import guards
-from genopt.finals import Candidate
+from genopt.finals import Candidate, arms_of, feasible
 from genopt.heldout import Pick, answers, picks
 from genopt.objectives import Goal
 from genopt.samples import sample_split
@@ -99,7 +99,7 @@ async def confirm(session: Session, baseline: Evaluation, winner: Candidate | No
             baseline.config,
             None,
             None,
-            note="no configuration looked better than the baseline while searching",
+            note=_nobody(session, baseline),
         )
     repeats = plan.spec.search.confirm_repeats
     tried = picks(session, winner.evaluation.config)
@@ -126,6 +126,16 @@ async def confirm(session: Session, baseline: Evaluation, winner: Candidate | No
     ]
     found = verdict_of(session, baseline.config, winner, (result, before, after), look=look)
     return replace(found, split=split, folds=tuple(folds) if plan.folds else ())
+
+
+def _nobody(session: Session, baseline: Evaluation) -> str:
+    """Why there is no winner, in words."""
+    constraints = session.plan.goal.constraints
+    others = [arm for arm in arms_of(session) if arm.config.key != baseline.config.key]
+    if constraints and others and not any(feasible(session, arm) for arm in others):
+        tried = "no configuration but the baseline" if feasible(session, baseline) else "no configuration"
+        return f"{tried} met {' and '.join(map(str, constraints))}"
+    return "no configuration looked better than the baseline while searching"
 
 
 def compared(session: Session, before: Evaluation, after: Evaluation, look: int) -> PairedResult:

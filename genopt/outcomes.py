@@ -110,7 +110,8 @@ def kept(known: Known, evaluation: Evaluation, estimate: float, estimate_se: flo
         "metrics": {name: round(value, 6) for name, value in evaluation.means().items() if math.isfinite(value)},
     }
     if missing > MAX_MISSING:
-        outcome["why"] = f"{missing:.0%} of its observations could not be scored, and count as the worst"
+        unscored = f"{missing:.0%} of its observations could not be scored"
+        outcome["why"] = f"{unscored}: its mean leaves them out, its value takes them as the worst"
     elif not known.eligible:
         outcome["why"] = "misses " + ", ".join(name for name, violation in known.violations.items() if violation > 0)
     return finite(outcome)

@@ -13,7 +13,7 @@ import numpy as np
 from genopt import guards, pace, pareto, race
 from genopt.confirm import shown
 from genopt.desk import Desk, Job
-from genopt.errors import BackendError, ScorerError, StudyError
+from genopt.errors import BackendError, GenoptError, ScorerError, StudyError
 from genopt.finals import standing
 from genopt.fronts import SURE
 from genopt.outcomes import adjusted, announce, known_of, outcome_of, tell
@@ -22,9 +22,14 @@ from genopt.schedule import run_study
 from genopt.session import Session
 from genopt.starts import enqueue_starts
 from genopt.stats import UNBOUNDED, expected_sd_of_difference, minimum_detectable_effect
-from genopt.trial import Configuration, Evaluation, mean_of
+from genopt.trial import MAX_MISSING, Configuration, Evaluation, mean_of
 from genopt.words import finite
 from genopt.workers import TakenOver
+
+ENDED = (
+    "the study stopped because trial after trial failed. Nothing that was generated is lost: correct the engine, the"
+    " scorer or the space, then run the same command"
+)
 
 
 async def measure_baseline(session: Session) -> Evaluation:
@@ -64,6 +69,12 @@ async def _told_of(session: Session, baseline: Evaluation) -> None:
         raise ScorerError(
             f"{unknown}: none of the baseline's {n} texts could be scored, so that nothing can be compared with it",
             hint="correct the scorer: genopt check --json shows what it says of two rows, and why",
+        )
+    if (missing := baseline.missing()) > MAX_MISSING:
+        session.note(
+            f"{missing:.0%} of the baseline's texts could not be scored: its mean is that of the others, and a"
+            f" configuration of which more than {MAX_MISSING:.0%} cannot be scored cannot win",
+            warning=True,
         )
 
 
@@ -147,7 +158,10 @@ async def search(session: Session) -> None:
         await desk.finished(job)
         await desk.ask_again()
 
+    failed: list[Exception] = []
+
     async def fail(job: Job, error: Exception) -> None:
+        failed.append(error)
         if isinstance(error, StudyError):  # the storage's fault, not the configuration's
             raise error
         session.note(f"trial {job.asked.number} failed: {error}", warning=True)
@@ -167,6 +181,10 @@ async def search(session: Session) -> None:
             load=session.load,
             at_most=pace.most(plan),
         )
+    except GenoptError as error:
+        if any(error is each for each in failed):
+            error.hint = "; ".join(filter(None, [error.hint, ENDED]))
+        raise
     finally:
         # Not only those on the desk: a trial may have been begun just when the search was cancelled.
         await asyncio.shield(session.db(session.study.release_all, "stopped; asked again"))

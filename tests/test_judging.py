@@ -99,7 +99,7 @@ def test_a_trial_that_cannot_be_judged_cannot_win_and_is_told_as_the_worst(tmp_p
         if row["state"] != "complete" or row["duplicate_of"] is not None:
             continue
         assert not row["eligible"]
-        assert "could not be scored, and count as the worst" in row["why"]
+        assert "could not be scored: its mean leaves them out, its value takes them as the worst" in row["why"]
         assert row["value"] is None or row["value"] < row["mean"]
     missing = query(tmp_path, "SELECT COUNT(*) FROM genopt_scores WHERE value IS NULL", name="judged.db")[0][0]
     zero = query(

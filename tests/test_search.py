@@ -217,6 +217,7 @@ def test_a_broken_engine_stops_the_study_with_its_last_error(tmp_path: Path) -> 
     ran = run(study(tmp_path, count=40, backend=backend(broken_after=60, delay=0.002)), tmp_path)
     assert isinstance(ran.error, BackendError)
     assert str(ran.error) == "the engine is broken"
+    assert "trial after trial failed" in ran.error.hint and "run the same command" in ran.error.hint
     assert ran.error.exit_code == 1
     failed = [event for event in ran.told() if event.outcome == "failed"]
     last = max(i for i, event in enumerate(ran.told()) if event.outcome != "failed")  # answered before the engine broke
@@ -319,7 +320,7 @@ def test_a_scorer_that_always_raises_stops_the_study(tmp_path: Path) -> None:
     table = study(tmp_path, count=60, scorers={"right": breaks}, budget={"trials": 30})
     ran = run(table, tmp_path)
     assert isinstance(ran.error, ScorerError)
-    assert "cannot read this" in str(ran.error)
+    assert "cannot read this" in str(ran.error) and "run the same command" in ran.error.hint
     assert 2 <= len([event for event in ran.told() if event.outcome == "failed"]) <= 5 + 3
     assert not [trial for trial in ran.trials if trial.state == "running"]
 
@@ -337,6 +338,8 @@ def test_a_trial_with_too_many_missing_scores_cannot_win(tmp_path: Path) -> None
         assert trial.outcome["eligible"] is False
         assert "could not be scored" in trial.outcome["why"]
     assert len(ran.complete()) >= 5
+    warned = [event.text for event in ran.events if isinstance(event, Note) and event.level == "warning"]
+    assert any("of the baseline's texts could not be scored" in text for text in warned)
 
 
 def test_a_baseline_of_which_nothing_could_be_scored_ends_the_study_at_once(tmp_path: Path) -> None:
@@ -406,6 +409,23 @@ def test_what_misses_a_constraint_cannot_win(tmp_path: Path) -> None:
 def wrong(example: Example, text: str) -> float:
     """1 for a wrong answer."""
     return float(text == "no")
+
+
+@pytest.mark.parametrize(
+    ("limit", "told"),
+    [
+        (
+            {"at_most": 0.5},
+            "no configuration met completion_tokens <= 0.5; the baseline misses completion_tokens <= 0.5",
+        ),
+        ({"at_least": 0.5}, "no configuration looked better than the baseline while searching"),
+    ],
+)
+def test_a_study_without_a_winner_says_what_was_in_the_way(tmp_path: Path, limit: dict[str, float], told: str) -> None:
+    table = study(tmp_path, count=60, budget={"trials": 4}, baseline={"temperature": 0.6, "top_p": 0.8})
+    table["space"] = {"temperature": {"low": 1.3, "high": 1.5}, "top_p": {"choices": [0.5]}}
+    table["constraints"] = [{"metric": "completion_tokens", **limit}]
+    assert run(table, tmp_path).decided().note == told
 
 
 def test_a_grid_asks_every_point_once_and_goes_on_after_a_stop(tmp_path: Path) -> None:
