@@ -161,9 +161,9 @@ async def search(session: Session) -> None:
     failed: list[Exception] = []
 
     async def fail(job: Job, error: Exception) -> None:
-        failed.append(error)
         if isinstance(error, StudyError):  # the storage's fault, not the configuration's
             raise error
+        failed.append(error)
         session.note(f"trial {job.asked.number} failed: {error}", warning=True)
         if isinstance(error, BackendError):  # is the engine to blame or the configuration? Other trials will tell
             desk.aside.append((job, error))

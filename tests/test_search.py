@@ -13,7 +13,7 @@ import pytest
 
 from genopt.archive import load
 from genopt.desk import Desk
-from genopt.errors import BackendError, ScorerError, SpecError
+from genopt.errors import BackendError, ScorerError, SpecError, StudyError
 from genopt.events import Note
 from genopt.field import fit
 from genopt.finals import Further
@@ -323,6 +323,21 @@ def test_a_scorer_that_always_raises_stops_the_study(tmp_path: Path) -> None:
     assert "cannot read this" in str(ran.error) and "run the same command" in ran.error.hint
     assert 2 <= len([event for event in ran.told() if event.outcome == "failed"]) <= 5 + 3
     assert not [trial for trial in ran.trials if trial.state == "running"]
+
+
+def test_a_storage_that_fails_is_not_told_as_trials_that_failed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = Session.measure
+
+    async def measure(session: Session, *args: Any, **options: Any) -> Any:
+        if options.get("rungs"):
+            raise StudyError("the disk is full", hint="free it")
+        return await plain(session, *args, **options)
+
+    monkeypatch.setattr(Session, "measure", measure)
+    ran = run(study(tmp_path, count=60), tmp_path)
+    assert isinstance(ran.error, StudyError) and ran.error.hint == "free it"
 
 
 def test_a_trial_with_too_many_missing_scores_cannot_win(tmp_path: Path) -> None:
