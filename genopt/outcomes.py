@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
+from genopt import guards
 from genopt.events import TrialDone
 from genopt.finals import standing
-from genopt.guards import at_worst, unwritten
 from genopt.pareto import estimated
 from genopt.recall import Known
 from genopt.session import Session
@@ -40,7 +40,7 @@ def known_of(session: Session, number: int | None, evaluation: Evaluation, estim
     if stopped and goal.several:
         means |= estimated(session, evaluation)
     if evaluation.missing() > MAX_MISSING:
-        worst = at_worst(evaluation, goal)
+        worst = guards.at_worst(evaluation, goal)
         worth, means = mean_se(worst.utility())[0], worst.means()
     return Known(number, goal.values(worth, means), mean, se, n, stopped, eligible, violations)
 
@@ -51,7 +51,7 @@ async def tell(session: Session, asked: Asked, key: str, evaluation: Evaluation)
     known = known_of(session, asked.number, evaluation, found[0])
     before = session.best()
     outcome = outcome_of(session, known, evaluation, found)
-    if said := await _unwritten(session, evaluation):
+    if said := await unwritten(session, evaluation, "its", but=MAX_MISSING):
         outcome["why"] = "; ".join(filter(None, [said, outcome.get("why")]))
     values = known.values if all(math.isfinite(value) for value in known.values) else None
     await session.db(session.study.tell, asked, values, outcome=outcome, violations=known.violations)
@@ -62,13 +62,13 @@ async def tell(session: Session, asked: Asked, key: str, evaluation: Evaluation)
     announce(session, asked.number, asked.params, known, kind, best=leads, why=outcome.get("why", ""))
 
 
-async def _unwritten(session: Session, evaluation: Evaluation) -> str:
-    """How many of a trial's texts the engine could not write, and why not; "" where they are few."""
-    if (failed := unwritten(evaluation)) <= MAX_MISSING:
+async def unwritten(session: Session, evaluation: Evaluation, whose: str, *, but: float = 0.0) -> str:
+    """How many texts the engine could not write, and why not; "" where they are no more than a fraction of `but`."""
+    if (failed := guards.unwritten(evaluation)) <= but:
         return ""
     rows = (await session.memory(evaluation.config, "tune")).values()
     why = next((row.generation.why for row in rows if row.generation.finish == "error" and row.generation.why), "")
-    return f"{failed:.0%} of its texts could not be written, and count as the worst" + (f": {why}" if why else "")
+    return f"{failed:.0%} of {whose} texts could not be written, and count as the worst" + (f": {why}" if why else "")
 
 
 def adjusted(session: Session, evaluation: Evaluation) -> tuple[float, float]:

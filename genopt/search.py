@@ -16,7 +16,7 @@ from genopt.desk import Desk, Job
 from genopt.errors import BackendError, GenoptError, ScorerError, StudyError
 from genopt.finals import standing
 from genopt.fronts import SURE
-from genopt.outcomes import adjusted, announce, known_of, outcome_of, tell
+from genopt.outcomes import adjusted, announce, known_of, outcome_of, tell, unwritten
 from genopt.racing import levels
 from genopt.schedule import run_study
 from genopt.session import Session
@@ -60,11 +60,8 @@ async def _told_of(session: Session, baseline: Evaluation) -> None:
     """Warn of texts that the engine could not write. Raises ScorerError where no gain over the baseline could be shown,
     whatever is spent: nothing of it was scored."""
     plan, n = session.plan, len(baseline.cells)
-    if failed := guards.unwritten(baseline):
-        rows = (await session.memory(baseline.config, "tune")).values()
-        why = next((row.generation.why for row in rows if row.generation.finish == "error"), "")
-        told = f"{failed:.0%} of the baseline's texts could not be written, and count as the worst"
-        session.note(f"{told}: {why}" if why else told, warning=True)
+    if told := await unwritten(session, baseline, "the baseline's"):
+        session.note(told, warning=True)
     if unknown := guards.unscored(baseline, plan.goal):
         raise ScorerError(
             f"{unknown}: none of the baseline's {n} texts could be scored, so that nothing can be compared with it",
@@ -158,12 +155,9 @@ async def search(session: Session) -> None:
         await desk.finished(job)
         await desk.ask_again()
 
-    failed: list[Exception] = []
-
     async def fail(job: Job, error: Exception) -> None:
         if isinstance(error, StudyError):  # the storage's fault, not the configuration's
             raise error
-        failed.append(error)
         session.note(f"trial {job.asked.number} failed: {error}", warning=True)
         if isinstance(error, BackendError):  # is the engine to blame or the configuration? Other trials will tell
             desk.aside.append((job, error))
@@ -181,9 +175,10 @@ async def search(session: Session) -> None:
             load=session.load,
             at_most=pace.most(plan),
         )
-    except GenoptError as error:
-        if any(error is each for each in failed):
-            error.hint = "; ".join(filter(None, [error.hint, ENDED]))
+    except StudyError:
+        raise
+    except GenoptError as error:  # of the last of several trials that failed
+        error.hint = "; ".join(filter(None, [error.hint, ENDED]))
         raise
     finally:
         # Not only those on the desk: a trial may have been begun just when the search was cancelled.
