@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from genopt.database import masked
+from genopt.database import SQLITE, masked
 from genopt.errors import SpecError, StudyError
 from genopt.leases import Spent, Worker
 from genopt.liveness import alive, shown
@@ -81,7 +81,7 @@ class Archive:
                 "why": outcome.get("why", ""),
             }
             for trial in self.trials
-            for outcome in [{**trial.outcome, **(self._taken_up(trial) if trial.state == "complete" else {})}]
+            for outcome in [{**trial.outcome, **self._taken_up(trial)}]
         ]
         if self.baseline and self.baseline.get("number") is None:
             outside = dict.fromkeys(("number", "mean", "se", "value", "duplicate_of"), None)
@@ -104,7 +104,7 @@ class Archive:
         return found
 
     def _taken_up(self, trial: TrialRecord) -> Mapping[str, Any]:
-        return self.taken_up.get(str(trial.config.get("key")), {})
+        return self.taken_up.get(str(trial.config.get("key")), {}) if trial.state == "complete" else {}
 
     def observations(self) -> pandas.DataFrame:
         """Every text of the study with its scores, as genopt.observations describes it."""
@@ -149,7 +149,7 @@ def as_url(where: str) -> str:
     """`where` with an SQLite file's URL in the place of its path; anything else as it is."""
     path, mark, name = where.partition("#")
     with contextlib.suppress(OSError, ValueError), open(path, "rb") as file:
-        if file.read(16) == b"SQLite format 3\0":
+        if file.read(16) == SQLITE:
             return f"sqlite:///{as_written(path)}{mark}{name}"
     return where
 

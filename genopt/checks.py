@@ -9,7 +9,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote
 
 from genopt import dataset as data
 from genopt import output as constrained
@@ -46,7 +45,7 @@ def storage_problems(spec: StudySpec) -> Iterator[str]:
     """What is wrong with the storage, as far as can be told without opening it: an engine would be loaded first."""
     if "://" not in spec.url:
         yield f"storage: {masked(spec.url)} is no URL. Write e.g. sqlite:///study.db"
-    elif (file := sqlite_file(spec.url)) is not None and (why := unusable(Path(unquote(file[1])))):
+    elif (file := sqlite_file(spec.url)) is not None and (why := unusable(Path(file[1]))):
         yield f"storage: {masked(spec.url)}: {why}"
 
 

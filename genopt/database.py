@@ -20,6 +20,7 @@ from genopt.errors import StudyError
 
 T = TypeVar("T")
 log = logging.getLogger(__name__)
+SQLITE = b"SQLite format 3\0"  # how a database's file begins
 URL_HINT = "write e.g. sqlite:///study.db or postgresql://user:password@host/database; %40 stands for @ in a password"
 # What a URL means where it names no driver; a scheme that is not here goes to SQLAlchemy as it is.
 DRIVERS = {"postgres": "postgresql+psycopg", "mysql": "mysql+pymysql", "mariadb": "mariadb+pymysql"}
@@ -64,7 +65,7 @@ def unusable(path: Path) -> str:
     if path.exists() and not os.access(path, os.W_OK):
         return "the file cannot be written. Change its permissions, or name another storage"
     with contextlib.suppress(OSError), path.open("rb") as file:
-        if file.read(16) not in (b"", b"SQLite format 3\0"):
+        if file.read(16) not in (b"", SQLITE):
             return "the file is not a database. Move it away, or name another storage"
     return ""
 

@@ -6,7 +6,6 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
-from urllib.parse import unquote
 
 from pydantic import Field, PrivateAttr, field_validator, model_validator
 
@@ -287,7 +286,7 @@ class StudySpec(Whole):
         url = self.storage or f"sqlite:///{as_written(self.name)}.db"
         before, path, after = sqlite_file(url) or ("", "", "")
         if path and not path.startswith("/"):
-            return f"{before}{as_written(str((self.folder / unquote(path)).resolve()))}{after}"
+            return f"{before}{as_written(str((self.folder / path).resolve()))}{after}"
         return url
 
     def portable(self) -> dict[str, Any]:
