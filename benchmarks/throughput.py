@@ -238,10 +238,21 @@ def run_call(model: Path, given: Mapping[str, Any]) -> dict[str, Any]:
 
 def run_apart(model: Path, given: Mapping[str, Any]) -> None:
     """One configuration after the other, when it is the turn of so many examples."""
+    _called(model, given, lambda configurations: configurations)
+
+
+def run_once(model: Path, given: Mapping[str, Any]) -> None:
+    """All configurations in one call of vLLM's own, when it is the turn of so many examples."""
+    _called(model, given, lambda configurations: [list(itertools.chain(*configurations))])
+
+
+def _called(model: Path, given: Mapping[str, Any], divided: Callable[[list[Any]], list[Any]]) -> None:
+    """The requests of every configuration, as they are `divided` among calls."""
     llm, taken = peer(model, engine_options(**given["options"]))
     for examples in turns():
         texts = prompts(model, examples, given["length"])
-        calls = [taken([(text, chosen, n) for n, text in enumerate(texts)]) for chosen in configurations()]
+        asked = [[(text, chosen, n) for n, text in enumerate(texts)] for chosen in configurations()]
+        calls = [taken(part) for part in divided(asked)]
         clock = Clock()
         clock.start()
         done = [one for ids, params in calls for one in llm.generate(ids, params, use_tqdm=False)]
@@ -346,8 +357,8 @@ def run_flips(model: Path, given: Mapping[str, Any]) -> dict[str, Any]:
 
 
 WAYS: dict[str, Callable[[Path, Mapping[str, Any]], Any]] = {
-    "make": run_make, "study": run_study, "call": run_call, "apart": run_apart, "together": run_together,
-    "flips": run_flips, "cancel": run_cancel,
+    "make": run_make, "study": run_study, "call": run_call, "apart": run_apart, "once": run_once,
+    "together": run_together, "flips": run_flips, "cancel": run_cancel,
 }  # fmt: skip
 
 
@@ -424,15 +435,18 @@ def study(model: Path, runs: int) -> None:
 
 
 def rung(model: Path, runs: int) -> None:
-    """All configurations at once against one at a time."""
-    options = {"kv_cache_memory_bytes": 2**33} if has_gpu() else {}  # two engines beside each other
+    """All configurations at once against one at a time; and how much of that vLLM's own call of them all gains."""
+    options = {"kv_cache_memory_bytes": 2**33} if has_gpu() else {}  # three engines beside each other
     rounds = [examples for examples in (8, 40) for _ in range(runs)]
-    pairs = list(alternate(("together", "apart"), model, rounds, length=32, options=options))
+    found = list(alternate(("together", "apart", "once"), model, rounds, length=32, options=options))
     for examples in (8, 40):
-        of = [pair for asked, pair in zip(rounds, pairs, strict=True) if asked == examples]
-        speeds = [round(statistics.median(rate(pair[side]) for pair in of)) for side in (0, 1)]
-        ratios = [rate(ours) / rate(theirs) for ours, theirs in of]
-        print(f"{examples} x {CONFIGURATIONS}: {speeds[0]:,} and {speeds[1]:,} tokens/s, {told(ratios)} times")
+        of = [ways for asked, ways in zip(rounds, found, strict=True) if asked == examples]
+        speeds = [round(statistics.median(rate(ways[n]) for ways in of)) for n in (0, 1)]
+        ours, vllms = ([rate(ways[n]) / rate(ways[1]) for ways in of] for n in (0, 2))
+        print(
+            f"{examples} x {CONFIGURATIONS}: {speeds[0]:,} and {speeds[1]:,} tokens/s, {told(ours)} times;"
+            f" vLLM's own call of them all {told(vllms)} times"
+        )
 
 
 def prefix(model: Path, runs: int) -> None:

@@ -26,18 +26,16 @@ def resolve(
     """Every parameter of a configuration, explicitly: what was chosen, over what the user runs `today`.
 
     The branches of a switch are alternatives: a parameter that only another branch sets is off here (its neutral
-    value), not left at today's value.
+    value), not left at today's value. `today` is in the domains' own types; what is chosen comes to be so here.
     """
     params = dict(today)
     for name in space.names() - chosen.keys():
         domain = domains.get(name)
         if domain is not None and domain.neutral:
-            params[name] = domain.neutral[0]
-    params |= chosen
-    return {
-        name: domains[name].coerce(value) if name in domains and value is not None else value
-        for name, value in params.items()
-    }
+            params[name] = domain.coerce(domain.neutral[0])
+    for name, value in chosen.items():
+        params[name] = domains[name].coerce(value) if name in domains and value is not None else value
+    return params
 
 
 def canonical(
@@ -113,9 +111,8 @@ def live(
 def deterministic(params: Params) -> bool:
     """True when the parameters leave no choice to the seed, so that one sample of an example is all there is."""
     temperature = params.get("temperature")
-    if any(params.get(name) for name in RANDOM_THOUGH_GREEDY):
-        return False
-    return isinstance(temperature, (int, float)) and temperature < 1e-5
+    cold = isinstance(temperature, (int, float)) and temperature < 1e-5
+    return cold and not any(params.get(name) for name in RANDOM_THOUGH_GREEDY)
 
 
 def config_key(identity: Mapping[str, str], texts: Sequence[str], params: Params) -> str:

@@ -12,6 +12,7 @@ import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import product
 from typing import Any
 
@@ -203,11 +204,18 @@ class SearchSpace:
 
     def names(self) -> frozenset[str]:
         """Every flat parameter name some configuration can set, without the switches."""
-        return frozenset(name for _, name, dimension in self.walk() if not isinstance(dimension, Switch))
+        return self._names[0]
 
     def switches(self) -> frozenset[str]:
         """The names of the switches."""
-        return frozenset(name for _, name, dimension in self.walk() if isinstance(dimension, Switch))
+        return self._names[1]
+
+    @cached_property
+    def _names(self) -> tuple[frozenset[str], frozenset[str]]:
+        """The names of parameters, and of switches: both are asked for at every candidate of a proposal."""
+        found = [(name, isinstance(dimension, Switch)) for _, name, dimension in self.walk()]
+        parameters, switches = (frozenset(name for name, is_one in found if is_one is which) for which in (False, True))
+        return parameters, switches
 
     def conditional(self) -> bool:
         """True when some dimension exists only in a branch."""
