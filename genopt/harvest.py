@@ -102,10 +102,11 @@ def whole(made: Generation, had: Params, wanted: Params, *, hidden: bool) -> Gen
     if made.finish not in ("stop", "length"):
         return None
     room, had_room = wanted.get("max_tokens"), had.get("max_tokens")
-    if not isinstance(room, int) or not isinstance(had_room, int):
-        return None
-    if room != had_room and (made.finish != "stop" or made.completion_tokens >= room):
-        return None
+    if room != had_room:  # an engine that has no such parameter gives the same room to all
+        if not isinstance(room, int) or not isinstance(had_room, int):
+            return None
+        if made.finish != "stop" or made.completion_tokens >= room:
+            return None
     before, after = _stops(had), _stops(wanted)
     if not before <= after or (hidden and before != after):
         return None

@@ -44,6 +44,7 @@ def params(max_tokens: int, *stop: str) -> Params:
         (STOP_IN, params(10, "END"), params(10, "STOP"), False),
         (STOP_IN, params(10, "a", "b"), params(12, "b", "a"), True),
         (STOP_IN, {"temperature": 1.0}, params(10), False),
+        (STOP_IN, {"temperature": 1.0}, {"temperature": 1.0}, True),  # an engine without max_tokens: the same request
     ],
 )
 def test_a_text_stays_whole_or_is_not_taken(made: Generation, had: Params, wanted: Params, known: bool) -> None:
