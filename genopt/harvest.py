@@ -96,18 +96,20 @@ def whole(made: Generation, had: Params, wanted: Params, *, hidden: bool) -> Gen
     """The same generation, where settings that differ in max_tokens and stop alone cannot have changed it by as much as
     a token; None where they have, or where it cannot be told.
 
-    Told is: more room for a text that ended by itself, and further stop strings of which the text holds no part (a
-    token that begins one may have ended it). With `hidden` tokens no further stop strings: they may be in those.
+    Told is: any text under the same settings, as of an answer that takes more samples; more room for a text that ended
+    by itself, and further stop strings of which the text holds no part (a token that begins one may have ended it).
+    With `hidden` tokens no further stop strings: they may be in those.
     """
+    room, had_room = wanted.get("max_tokens"), had.get("max_tokens")
+    before, after = _stops(had), _stops(wanted)
+    if room == had_room and before == after:
+        return made
     if made.finish not in ("stop", "length"):
         return None
-    room, had_room = wanted.get("max_tokens"), had.get("max_tokens")
-    if room != had_room:  # an engine that has no such parameter gives the same room to all
-        if not isinstance(room, int) or not isinstance(had_room, int):
-            return None
-        if made.finish != "stop" or made.completion_tokens >= room:
-            return None
-    before, after = _stops(had), _stops(wanted)
+    if not isinstance(room, int) or not isinstance(had_room, int):
+        return None
+    if room != had_room and (made.finish != "stop" or made.completion_tokens >= room):
+        return None
     if not before <= after or (hidden and before != after):
         return None
     return None if any(_begun(made.text, stop) for stop in after - before) else made

@@ -57,8 +57,10 @@ def test_further_stop_strings_may_be_in_hidden_tokens() -> None:
 
 
 @pytest.mark.parametrize("finish", ["error", "degenerate"])
-def test_a_text_that_failed_says_nothing(finish: Finish) -> None:
-    assert whole(Generation("", finish, 5, 0, 0.1), params(10), params(20), hidden=False) is None
+def test_a_text_that_failed_says_nothing_of_other_settings(finish: Finish) -> None:
+    failed = Generation("", finish, 5, 0, 0.1)
+    assert whole(failed, params(10), params(20), hidden=False) is None
+    assert whole(failed, params(10), params(10), hidden=False) == failed  # an answer of more samples: the same request
 
 
 # --- who is asked
