@@ -78,7 +78,7 @@ def data_problems(
     groups = _independent(holdout)
     if len(holdout) >= SMALLEST and groups < FEWEST_GROUPS:
         yield (
-            f"dataset.group: only {groups} groups of rows are held out, too few to show anything: rows of one group"
+            f"dataset.group: too few groups of rows are held out ({groups}) to show anything: rows of one group"
             f" count as one. Name a column with more groups, or change holdout ({spec.dataset.fraction:g})"
         )
     needing = [name for name, scorer in scorers.items() if "references" in scorer.needs]

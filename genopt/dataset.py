@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -17,6 +18,8 @@ from genopt._examples import SHOWN, Reader
 from genopt._rows import collect, read
 from genopt.errors import SpecError
 from genopt.types import Example
+
+LARGE = 0.25  # of the rows: a group of more makes the sides of the split unlike each other
 
 
 @dataclass(frozen=True)
@@ -116,6 +119,18 @@ def split(examples: Sequence[Example], *, holdout: float, seed: int) -> tuple[tu
         sides[name in held].extend(members)
     tune, kept = (tuple(sorted(side, key=lambda example: _rank(seed, "order", example.id))) for side in sides)
     return tune, kept
+
+
+def one_sided(tune: Sequence[Example], holdout: Sequence[Example]) -> Iterator[str]:
+    """What to warn of where one group is so many of the rows that the two sides of the split are not alike."""
+    total = len(tune) + len(holdout)
+    for examples, here, there in ((tune, "searched on", "held out"), (holdout, "held out", "searched on")):
+        for group, count in Counter(example.group for example in examples).items():
+            if group is not None and count > LARGE * total:
+                yield (
+                    f"dataset.group: {count / total:.0%} of the rows are of the group {group!r}, all of them {here}:"
+                    f" the rows {there} may not be like them. Name a column with smaller groups"
+                )
 
 
 def example_digest(example: Example) -> str:

@@ -116,7 +116,7 @@ async def prepare(spec: StudySpec, *, tell: Callable[[str], None] = lambda text:
             spec, dataset, tune, holdout, prompt, backend, info, space, goal, scorers, keys, sampler, today,
             slots, models, output, parts, warnings=[*dataset.warnings, *info.notes],
         )  # fmt: skip
-        plan.warnings += prompt_warnings(spec, prompt, rows)
+        plan.warnings += [*(() if parts else data.one_sided(tune, holdout)), *prompt_warnings(spec, prompt, rows)]
         if info.slots is not None and plan.concurrency > info.slots:
             plan.warnings.append(
                 f"backend.concurrency: {plan.concurrency} requests are in flight, but the engine works on {info.slots}"

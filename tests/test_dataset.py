@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from genopt.dataset import Dataset, example_digest, load, require_references, split
+from genopt.dataset import Dataset, example_digest, load, one_sided, require_references, split
 from genopt.errors import MissingExtra, SpecError
 from genopt.types import Example
 
@@ -496,6 +496,19 @@ def test_split_with_one_huge_group() -> None:
         assert {e.group for e in tune} & {e.group for e in kept} <= {None}
         assert 30 <= len(kept) < 30 + 20
     assert split(huge, holdout=0.3, seed=0)[1] == ()
+
+
+def test_a_group_that_makes_the_sides_unlike_each_other_is_told() -> None:
+    singles = make(60)
+    large = [Example(f"h{n}", {}, (), "large") for n in range(40)]
+    assert list(one_sided(singles + large, [])) == [
+        "dataset.group: 40% of the rows are of the group 'large', all of them searched on: the rows held out may not be"
+        " like them. Name a column with smaller groups"
+    ]
+    (told,) = one_sided(singles, large)
+    assert "all of them held out: the rows searched on may" in told
+    assert not list(one_sided(singles, large[:20]))
+    assert not list(one_sided(make(60, groups=5)[:40], singles))
 
 
 def test_a_group_is_not_an_id() -> None:
