@@ -241,6 +241,11 @@ def _conclusion(
         notes.append(why)
     elif kind == "not shown" and result.low > 0:
         notes.append("too few examples differ: the p-value, which assumes nothing about the scores, decides")
+    elif result.ties == result.n > 0:  # the interval has no width; what no example shows may be on 3 / n of them
+        notes.append(
+            f"both were worth the same on all {result.n} examples: a difference on fewer than about"
+            f" {min(1.0, 3 / result.clusters):.0%} of such examples would likely stay unseen"
+        )
     elif kind == "not shown" and result.difference > 0 and result.se < UNBOUNDED:
         needed = examples_needed(result.se * math.sqrt(result.n), result.difference)
         notes.append(

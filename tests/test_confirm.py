@@ -8,14 +8,17 @@ from typing import Any
 import pytest
 from scipy import stats
 
+from genopt.dataset import split
 from genopt.errors import ScorerError
 from genopt.runner import optimize
 from genopt.session import Session
 from genopt.spec.read import make_study
 from genopt.trial import Configuration, Evaluation
+from genopt.types import Example, Generation, Request
 from tests.studies import backend, generations, query, run
-from tests.toy import DEFAULTS, study, truth
+from tests.toy import DEFAULTS, ToyBackend, rows, study, truth
 
+SEARCHED = {e.id for e in split([Example(row["id"], row) for row in rows(60)], holdout=0.4, seed=1)[0]}
 GOOD = {"temperature": {"low": 0.3, "high": 0.9}, "top_p": {"low": 0.7, "high": 0.9}}
 
 
@@ -138,6 +141,31 @@ def test_repeats_of_the_verdict_are_averaged_by_example(tmp_path: Path) -> None:
     assert verdict.holdout_examples == 24
     assert verdict.confirm_generations == 2 * 24 * 6
     assert verdict.wins + verdict.ties + verdict.losses == 24
+
+
+def test_a_holdout_on_which_all_are_equal_does_not_say_that_nothing_differs(tmp_path: Path) -> None:
+    """Three tune rows show a winner that no held-out row can tell from the baseline."""
+    table = study(tmp_path, count=60, space={"top_k": {"low": 0, "high": 9}}, baseline={"top_k": 500})
+    table["scorers"] = {"own": knows_a_few_rows}
+    table["backend"] = {"kind": "tests.test_confirm:Tells", "model": "toy"}
+    verdict = run(table, tmp_path).decided()
+    assert (verdict.verdict, verdict.ties, verdict.interval) == ("not shown", 24, (0.0, 0.0))
+    assert verdict.note == (
+        "both were worth the same on all 24 examples: a difference on fewer than about 12% of such examples would"
+        " likely stay unseen"
+    )
+
+
+class Tells(ToyBackend):
+    """Writes its top_k."""
+
+    async def generate(self, request: Request) -> Generation:
+        return Generation(str(request.params["top_k"]), "stop", 10, 1, 0.0)
+
+
+def knows_a_few_rows(example: Example, text: str) -> float:
+    """1 for a small top_k on the rows that are searched on."""
+    return float(text != "500" and example.id in SEARCHED)
 
 
 def test_less_can_be_better(tmp_path: Path) -> None:
