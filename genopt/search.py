@@ -13,7 +13,7 @@ import numpy as np
 from genopt import guards, pace, pareto, race
 from genopt.confirm import shown
 from genopt.desk import Desk, Job
-from genopt.errors import BackendError, GenoptError, ScorerError, StudyError
+from genopt.errors import BackendError, GenoptError, ScorerError, SpecError, StudyError
 from genopt.finals import standing
 from genopt.fronts import SURE
 from genopt.outcomes import adjusted, announce, known_of, outcome_of, tell, unwritten
@@ -21,11 +21,12 @@ from genopt.racing import levels
 from genopt.schedule import run_study
 from genopt.session import Session
 from genopt.starts import enqueue_starts
-from genopt.stats import UNBOUNDED, expected_sd_of_difference, minimum_detectable_effect
+from genopt.stats import TIE, UNBOUNDED, expected_sd_of_difference, minimum_detectable_effect
 from genopt.trial import MAX_MISSING, Configuration, Evaluation, mean_of
 from genopt.words import finite
 from genopt.workers import TakenOver
 
+FEW = 8  # observations of the baseline by which it is told what a text takes
 ENDED = (
     "the study stopped because trial after trial failed. Nothing that was generated is lost: correct the engine, the"
     " scorer or the space, then run the same command"
@@ -37,6 +38,7 @@ async def measure_baseline(session: Session) -> Evaluation:
     plan = session.plan
     config = plan.baseline()
     session.enter("baseline", "what you run today", len(plan.tune) * plan.spec.search.repeats)
+    await _affordable(session, config)
     evaluation = await session.measure(config)
     await _told_of(session, evaluation)
     async with session.crew.turn("baseline"):
@@ -49,11 +51,30 @@ async def measure_baseline(session: Session) -> Evaluation:
     sd = expected_sd_of_difference(values[~np.isnan(values)])
     groups = {example.group or ("alone", example.id) for example in plan.holdout}  # what is independent of what
     effect = minimum_detectable_effect(sd, len(groups))
-    size = f"below about {effect:.3f}" if 0 < sd < UNBOUNDED else "of a size that equal scores do not tell"
+    size = "of a size that equal scores do not tell"
+    if TIE * max(1.0, abs(mean_of(values))) < sd < UNBOUNDED:  # scores that are equal may differ by rounding
+        size = f"below about {effect:.3f}" if effect >= 0.001 else f"below about {effect:.1g}"
     kind = "cross-fitted" if plan.folds else "held-out"
-    held_out = f"{len(plan.holdout)} {kind} examples ({per_example} observation each)"
+    each = "1 observation" if per_example == 1 else f"{per_example} observations"
+    held_out = f"{len(plan.holdout)} {kind} examples ({each} each)"
     session.note(f"with {held_out} a true gain {size} is likely to stay unshown")
     return evaluation
+
+
+async def _affordable(session: Session, config: Configuration) -> None:
+    """Raise SpecError where the tokens of the budget do not even pay for the baseline, as soon as some of its texts
+    tell what one takes: nothing could be tried, and much more would be spent."""
+    spec, meter = session.plan.spec, session.meter
+    if spec.budget.tokens is None or config.key in session.known:
+        return
+    await session.measure(config, upto=FEW)
+    texts = len(session.plan.tune) * (1 if config.deterministic else spec.search.repeats * config.n)
+    takes = texts * meter.tokens / max(1, meter.made)
+    if takes > spec.budget.tokens:
+        raise SpecError(
+            f"{spec.source}: budget.tokens: {spec.budget.tokens:,} is too few: the baseline's {texts:,} texts alone"
+            f" take about {takes:,.0f}, by the first {meter.made:,}. Raise it, or use fewer rows (dataset.limit)"
+        )
 
 
 async def _told_of(session: Session, baseline: Evaluation) -> None:

@@ -248,7 +248,14 @@ class Observer:
                 raise
             except GenoptError as error:
                 self.fail()
-                if not isinstance(error, BackendError) or not error.retryable or attempt == self.attempts:
+                if not isinstance(error, BackendError):
+                    raise
+                if not error.retryable or attempt == self.attempts:
+                    asked = (
+                        f"it was asked about the row {request.example_id!r}; where that alone is to blame, leave it out"
+                        " and go on with --fork NEW_NAME"
+                    )
+                    error.hint = "; ".join(filter(None, [error.hint, asked]))
                     raise
             await self.sleep(pause)
             pause *= 4

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -202,6 +203,40 @@ def test_the_budget_of_tokens_holds_with_the_verdict(tmp_path: Path, limit: int)
     assert len(ran.complete()) >= 1
 
 
+def test_a_budget_of_tokens_that_does_not_pay_for_the_baseline_ends_the_study_at_its_first_texts(
+    tmp_path: Path,
+) -> None:
+    """24 texts of 11 tokens; what was generated is there when the budget is raised."""
+    table = study(tmp_path, count=40, budget={"tokens": 240})
+    ran = run(table, tmp_path)
+    assert isinstance(ran.error, SpecError)
+    assert "budget.tokens: 240 is too few: the baseline's 24 texts alone take about 264, by the first 8" in str(
+        ran.error
+    )
+    before = generations(tmp_path)
+    assert len(before) == 8
+    assert run(table | {"budget": {"tokens": 3000}}, tmp_path).decided().tokens <= 3000
+    assert set(before) < set(generations(tmp_path))
+
+
+def test_what_can_be_shown_is_told_of_scores_that_differ(tmp_path: Path) -> None:
+    """0.1 + 0.2 is not 0.3 to a computer: the mean of equal scores may differ from them by rounding."""
+
+    def told(name: str, function: Any, **search: Any) -> str:
+        folder = tmp_path / name
+        folder.mkdir()
+        table = study(folder, scorers={"own": function}, budget={"trials": 1})
+        table["search"] |= search
+        return run(table, folder).notes()
+
+    assert "24 held-out examples (1 observation each) a true gain of a size that equal scores do not tell" in told(
+        "equal", lambda example, text: 0.02 + (1e-17 if example.id in ("r1", "r2", "r3") else 0)
+    )
+    assert "(2 observations each)" in told("twice", lambda example, text: 0.5, confirm_repeats=2)
+    small = told("small", lambda example, text: 0.5 + 0.0001 * (text == "yes"))
+    assert re.search(r"a true gain below about \de-05 is likely", small)
+
+
 def test_the_budget_of_hours_holds_with_the_verdict(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """On a clock that every generation moves on by 3.6 seconds, 0.4 hours are 400 generations; here in two goes."""
     monkeypatch.setattr(Session, "elapsed", lambda session: session.meter.generations * 3.6)
@@ -278,6 +313,7 @@ def test_calls_that_fail_count_against_the_budget_also_of_a_study_that_is_taken_
 def test_a_broken_engine_fails_the_baseline_at_once(tmp_path: Path) -> None:
     ran = run(study(tmp_path, count=40, backend=backend(broken=True)), tmp_path)
     assert isinstance(ran.error, BackendError)
+    assert re.match(r"it was asked about the row 'r\d+'; where that alone is to blame, leave it out", ran.error.hint)
     assert ran.trials == []
 
 
