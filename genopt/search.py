@@ -16,6 +16,7 @@ from genopt.desk import Desk, Job
 from genopt.errors import BackendError, GenoptError, ScorerError, SpecError, StudyError
 from genopt.finals import standing
 from genopt.fronts import SURE
+from genopt.objectives import MEASURED
 from genopt.outcomes import adjusted, announce, known_of, outcome_of, tell, unwritten
 from genopt.racing import levels
 from genopt.schedule import run_study
@@ -86,7 +87,11 @@ async def _told_of(session: Session, baseline: Evaluation) -> None:
     if unknown := guards.unscored(baseline, plan.goal):
         raise ScorerError(
             f"{unknown}: none of the baseline's {n} texts could be scored, so that nothing can be compared with it",
-            hint="correct the scorer: genopt check --json shows what it says of two rows, and why",
+            hint=(
+                "what is measured needs texts: change [baseline] or the prompt, so that the engine can write them"
+                if all(objective.metric in MEASURED for objective in plan.goal.objectives)
+                else "correct the scorer: genopt check --json shows what it says of two rows, and why"
+            ),
         )
     if (missing := baseline.missing()) > MAX_MISSING:
         session.note(

@@ -403,6 +403,18 @@ def test_a_baseline_of_which_nothing_could_be_scored_ends_the_study_at_once(tmp_
     assert ran.trials == [] and ran.archive.spent.generations == 36
 
 
+def test_a_baseline_of_which_nothing_is_measured_is_not_blamed_on_a_scorer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def too_long(self: ToyBackend, request: Request) -> Generation:
+        return Generation("", "error", 10, 0, 0.0, why="the prompt is too long")
+
+    monkeypatch.setattr(ToyBackend, "generate", too_long)
+    ran = run(study(tmp_path, count=40, objectives=[{"minimize": "completion_tokens"}]), tmp_path)
+    assert isinstance(ran.error, ScorerError) and "completion_tokens: none of the baseline's 24" in str(ran.error)
+    assert "change [baseline] or the prompt" in ran.error.hint and "scorer" not in ran.error.hint
+
+
 def test_a_baseline_whose_texts_could_not_be_written_is_told_with_the_reason(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
