@@ -6,6 +6,7 @@ the winner is also held against itself with one sample an answer, on the same ex
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -48,5 +49,5 @@ def _plain(found: PairedResult, better: Evaluation, worse: Evaluation) -> dict[s
         "difference": found.difference,
         "interval": [found.low, found.high],
         "p_value": found.p_value,
-        "completion_tokens": [None if value is None else round(value, 2) for value in tokens],
+        "completion_tokens": [None if value is None or math.isnan(value) else round(value, 2) for value in tokens],
     }

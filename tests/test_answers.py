@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -20,9 +21,9 @@ from genopt.report import verdict_text
 from genopt.rescore import rescore_async
 from genopt.spec.read import make_study, read_scorer
 from genopt.tables import Row
-from genopt.types import Example, Generation, Score
+from genopt.types import Example, Generation, Request, Score
 from tests.studies import backend, opened, query, run
-from tests.toy import study
+from tests.toy import ToyBackend, study
 
 
 def row(sample: int, text: str = "x", *, finish: Any = "stop", score: float | None = None, tokens: int = 3) -> Row:
@@ -273,6 +274,26 @@ def test_the_verdict_tells_settings_from_samples(tmp_path: Path) -> None:
     held = frame[(frame["phase"] == "confirm") & (frame["role"] == "winner")].drop_duplicates("example_id")
     assert held["metric.right"].mean() == pytest.approx(verdict.winner_score)
     assert set(held["metric.completion_tokens"]) == {9.0}
+
+
+def test_a_baseline_that_writes_nothing_has_no_tokens_to_tell(tmp_path: Path) -> None:
+    """What is not known is null: NaN is no JSON, and no number for people."""
+    table = voting(tmp_path, baseline={"temperature": 2.0})
+    table["backend"] = {"kind": "tests.test_answers:TooHot", "model": "toy"}
+    verdict = run(table, tmp_path).decided()
+    assert verdict.split is not None
+    assert verdict.split["settings"]["completion_tokens"] == [None, 1.0]
+    json.dumps(verdict.to_json(), allow_nan=False)
+    assert "nan" not in verdict_text(verdict.to_json()).lower()
+
+
+class TooHot(ToyBackend):
+    """Writes nothing at temperature 2."""
+
+    async def generate(self, request: Request) -> Generation:
+        if request.params["temperature"] == 2.0:
+            return Generation("", "error", 10, 0, 0.0, why="too hot")
+        return await super().generate(request)
 
 
 def test_the_same_texts_are_scored_again(tmp_path: Path) -> None:

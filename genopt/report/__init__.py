@@ -66,10 +66,10 @@ def split_lines(split: Mapping[str, Any] | None) -> list[str]:
     lines = [f"    of which, with {split['n']} samples an answer:"]
     for name in ("settings", "more samples"):
         part = split[name]
-        low, high = part["interval"]
+        low, high = (bound(limit, "+") for limit in part["interval"])
         less, more = part["completion_tokens"]
         cost = f"   tokens {less:g} -> {more:g}" if less is not None and more is not None else ""
-        lines.append(f"      {name:<14} {part['difference']:+.4f}   [{low:+.4f}, {high:+.4f}]{cost}")
+        lines.append(f"      {name:<14} {part['difference']:+.4f}   [{low}, {high}]{cost}")
     return lines
 
 
