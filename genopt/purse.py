@@ -99,7 +99,7 @@ class Purse:
         if budget.tokens is not None:
             each = max((_tokens(arm) / len(arm.cells) for arm in may_win if arm.cells), default=0.0) or 1.0
             left = budget.tokens - entered.tokens - (read - entered.read) * plan.spec.search.repeats
-            rooms.append((left / each - bill.confirm) / plan.samples)
+            rooms.append((left / each - bill.confirm / plan.answers.most) / plan.spec.search.repeats)
         return max(0, int(min(rooms)))
 
 
@@ -110,7 +110,8 @@ def _looked_at(session: Session) -> tuple[int, float]:
 
 
 def _tokens(arm: Evaluation) -> float:
-    """Tokens of all its observations; one that was never written counts nothing."""
+    """Tokens of all its observations, of the mean answer of each; one that was never written counts nothing. An answer
+    tells what all its samples wrote, and each of them reads the prompt."""
     metrics = [cell.metrics for cell in arm.cells.values()]
-    found = [each.get("prompt_tokens", 0.0) + each.get("completion_tokens", 0.0) for each in metrics]
+    found = [each.get("prompt_tokens", 0.0) * arm.config.n + each.get("completion_tokens", 0.0) for each in metrics]
     return sum(tokens for tokens in found if not math.isnan(tokens))

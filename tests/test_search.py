@@ -203,6 +203,13 @@ def test_the_budget_of_tokens_holds_with_the_verdict(tmp_path: Path, limit: int)
     assert len(ran.complete()) >= 1
 
 
+def test_the_budget_of_tokens_holds_where_every_sample_of_an_answer_reads_the_prompt(tmp_path: Path) -> None:
+    """An answer of five reads the ten tokens of its prompt five times, and writes one token as often."""
+    table = study(tmp_path, count=40, budget={"tokens": 40_000})
+    ran = run(table | {"answer": {"aggregate": "vote", "n": {"choices": [1, 3, 5]}}}, tmp_path)
+    assert 0.5 * 40_000 < ran.decided().tokens <= 40_000
+
+
 def test_a_budget_of_tokens_that_does_not_pay_for_the_baseline_ends_the_study_at_its_first_texts(
     tmp_path: Path,
 ) -> None:
@@ -434,7 +441,9 @@ def test_a_baseline_whose_texts_could_not_be_written_is_told_with_the_reason(
 
 
 def test_what_a_trial_was_not_asked_for_is_not_called_unwritten(tmp_path: Path) -> None:
-    ran = run(study(tmp_path, count=60, search={"sampler": "random"}, budget={"trials": 5}), tmp_path)
+    """Whatever order the engine answers in, settings that are seldom right are stopped beside a baseline that is."""
+    table = study(tmp_path, count=60, space={"temperature": {"choices": [1.8, 1.9, 2.0]}}, budget={"trials": 3})
+    ran = run(table | {"search": {"sampler": "grid"}, "baseline": {"temperature": 0.6, "top_p": 0.8}}, tmp_path)
     assert any(trial.outcome["stopped_early"] for trial in ran.complete())
     assert not [trial.outcome["why"] for trial in ran.complete() if "why" in trial.outcome]
 
