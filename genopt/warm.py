@@ -117,6 +117,8 @@ def _sources(plan: Plan) -> list[Source]:
     names = [str(rule)]
     if rule == "auto":
         names = [each.name for each in list_studies(plan.spec.url) if each.ours and each.name != own][::-1][:LATEST]
+        if not names:
+            return []
     found = []
     for name, old in zip(names, read_studies(plan.spec.url, names), strict=True):
         described = old.attribute("study") or {}
