@@ -25,7 +25,8 @@ from genopt.trial import MAX_MISSING, Configuration, Evaluation, mean_of
 from genopt.types import Params
 
 SCHEMA = 1
-Conclusion = Literal["improved", "not shown", "worse"]
+MISSED = 0.05  # the chance that a baseline whose mean lies on a bound is said to miss it
+Conclusion = Literal["improved", "admissible", "not shown", "worse"]
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,9 @@ class Verdict:
     """The outcome of a study; its fields are those of `optimize --json`.
 
     `verdict`: "improved" or "worse" when the holdout shows a difference at the look's level, "not shown" when it does
-    not (keep the baseline), None when nothing was confirmed. `difference` is winner minus baseline on the holdout, in
+    not (keep the baseline), None when nothing was confirmed. "admissible" where it shows no improvement, but that the
+    baseline misses a constraint, and that the winner meets all as surely as is asked for: the winner's settings are to
+    be used, and the numbers say what that costs. `difference` is winner minus baseline on the holdout, in
     units of the objective, > 0 is better; `interval` holds it with confidence 1 - `level`. `harvested` texts of
     `saved_tokens` were had from others that were generated: the other numbers are without them. `split` is the part of
     the difference that comes from the settings, and the one from more samples an answer, where the winner takes more.
@@ -99,7 +102,7 @@ async def confirm(session: Session, baseline: Evaluation, winner: Candidate | No
             baseline.config,
             None,
             None,
-            note=_nobody(session, baseline),
+            note=nobody(session, baseline, "no configuration looked better than the baseline while searching"),
         )
     repeats = plan.spec.search.confirm_repeats
     tried = picks(session, winner.evaluation.config)
@@ -128,14 +131,14 @@ async def confirm(session: Session, baseline: Evaluation, winner: Candidate | No
     return replace(found, split=split, folds=tuple(folds) if plan.folds else ())
 
 
-def _nobody(session: Session, baseline: Evaluation) -> str:
-    """Why there is no winner, in words."""
+def nobody(session: Session, baseline: Evaluation, otherwise: str) -> str:
+    """Why there is no winner, in words: nothing met the constraints, or `otherwise`."""
     constraints = session.plan.goal.constraints
     others = [arm for arm in arms_of(session) if arm.config.key != baseline.config.key]
     if constraints and others and not any(feasible(session, arm) for arm in others):
         tried = "no configuration but the baseline" if feasible(session, baseline) else "no configuration"
         return f"{tried} met {' and '.join(map(str, constraints))}"
-    return "no configuration looked better than the baseline while searching"
+    return otherwise
 
 
 def compared(session: Session, before: Evaluation, after: Evaluation, look: int) -> PairedResult:
@@ -236,8 +239,9 @@ def _conclusion(
     if result.p_value < level and result.difference != 0:
         kind = "improved" if result.difference > 0 else "worse"
     notes = [misses("the baseline", before, goal)]
-    if kind == "improved" and (why := barred(after, goal)):
-        kind = "not shown"
+    why = barred(after, goal)
+    if why and (kind == "improved" or shown_to_miss(before, goal)):
+        kind = "worse" if kind == "worse" else "not shown"
         notes.append(why)
     elif kind == "not shown" and result.low > 0:
         notes.append("too few examples differ: the p-value, which assumes nothing about the scores, decides")
@@ -251,7 +255,21 @@ def _conclusion(
         notes.append(
             f"if the true gain is {result.difference:.4f}, showing it takes about {needed:,} held-out examples"
         )
-    return kind, "; ".join(filter(None, notes))
+    return admissible(kind, before, why, goal), "; ".join(filter(None, notes))
+
+
+def admissible(kind: Conclusion, before: Evaluation, why: str, goal: Goal) -> Conclusion:
+    """The conclusion on a winner that is barred for `why` ("" where nothing bars it). A constraint is a must: a winner
+    that meets them all is to be used in the place of a baseline that is shown to miss one, whatever that costs."""
+    return "admissible" if kind != "improved" and not why and shown_to_miss(before, goal) else kind
+
+
+def shown_to_miss(evaluation: Evaluation, goal: Goal) -> bool:
+    """Whether its mean lies beyond a bound, and within it with probability MISSED at most; never where nothing is known
+    of it."""
+    sides = replace(goal, constraints=tuple(side for c in goal.constraints for side in c.sides()))
+    chances, violations = evaluation.chances(sides), sides.violations(evaluation.means())
+    return any(0 < violations[name] < math.inf and chances[name] <= MISSED for name in chances)
 
 
 def misses(who: str, evaluation: Evaluation, goal: Goal) -> str:

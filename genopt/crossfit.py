@@ -57,8 +57,9 @@ def folds(groups: Sequence[Hashable]) -> tuple[Fold, ...]:
     return tuple(Fold(positions(0, start), positions(start, end)) for start, end in pairwise(cuts))
 
 
-def chosen(scores: Sequence[Floats], n_examples: int, before: Collection[int], baseline: int) -> int:
-    """The arm that the scores on the examples `before` would put forward: the baseline when none looks better.
+def chosen(scores: Sequence[Floats], n_examples: int, before: Collection[int], baseline: int | None) -> int:
+    """The arm that the scores on the examples `before` would put forward: the baseline when none looks better
+    (None: it has to be beaten by nothing).
 
     `scores` as for `field.fit`: an arm's scores in the study's order, the examples once and then again. An arm without
     a score there is not chosen.
@@ -69,4 +70,4 @@ def chosen(scores: Sequence[Floats], n_examples: int, before: Collection[int], b
     worth = np.array(fit(known, n_examples).worth)
     worth[[bool(np.isnan(own).all()) for own in known]] = -math.inf
     best = int(np.argmax(worth))
-    return best if worth[best] > worth[baseline] else baseline
+    return best if baseline is None or worth[best] > worth[baseline] else baseline

@@ -63,17 +63,24 @@ def enough(session: Session) -> str:
 
     It ends when what going on can bring at most is expected to be less than what was said to be worth it (see
     `race.prospect`; how many configurations are to come is told by the budget of trials, else it is as many as were
-    tried), or when with this many held-out examples even the best gain that is still likely would not be shown.
+    tried), or when with this many held-out examples even the best gain that is still likely would not be shown. Where
+    the baseline misses a constraint, only those that meet them all count, and no gain over it has to be shown.
     """
     rule, plan = session.plan.spec.search.stop_when, session.plan
     if rule is None or plan.goal.several or len(session.seen) < race.FEW:
         return ""
     arms, field = standing(session)
     base = next(i for i, arm in enumerate(arms) if arm.config.key == plan.baseline().key)
+    if not (met := feasible(session, arms[base])):
+        if (able := admitted(session, arms, base)) == [base]:
+            return ""  # nothing meets the constraints so far
+        field, base = field.among(able), 0
     left = len(session.seen) if plan.trials is None else max(0, plan.trials - len(session.seen))
     found = race.prospect(field, base, left, np.random.default_rng(plan.spec.seed))
     if found.gain < rule.gain_below:
         return f"going on is expected to bring {found.gain:.4f}, less than gain_below = {rule.gain_below:g}"
+    if not met:  # what is looked for is not a gain over the baseline
+        return ""
     sd = field.noise * math.sqrt(2)  # of a difference of two configurations on one example
     least = minimum_detectable_effect(sd, len({e.group or ("alone", e.id) for e in plan.holdout}))
     if found.reach < least:
@@ -85,7 +92,8 @@ def enough(session: Session) -> str:
 
 
 async def choose_winner(session: Session, baseline: Evaluation) -> Candidate | None:
-    """The configuration to put forward, or None when nothing looks better than the baseline.
+    """The configuration to put forward, or None when nothing looks better than the baseline. Where that misses a
+    constraint, it is the best of those that meet them all, better than the baseline or not.
 
     The best are measured on, on examples that they have not seen and then with fresh seeds, until what the budget or
     `search.replicates` allow is spent or one alone is left.
@@ -98,16 +106,18 @@ async def choose_winner(session: Session, baseline: Evaluation) -> Candidate | N
     while True:
         arms, field = standing(session)
         base = next(i for i, arm in enumerate(arms) if arm.config.key == key)
-        able = [i for i, arm in enumerate(arms) if i == base or feasible(session, arm)]
+        able = admitted(session, arms, base)
         most = [further.most(arms[i]) for i in able]
         may_win = field.among(able)
         promoted = race.promote(may_win, [len(arms[i].cells) for i in able], most, rng, arms=spec.finalists)
         chosen = [able[place] for place in promoted]
-        if not chosen or (below and race.prospect(field, base, 0, rng).gain < below):
+        judged = (field, base) if base in able else (may_win, 0)
+        if not chosen or (below and race.prospect(*judged, 0, rng).gain < below):
             break
         if not await further.measure([arms[i] for i in chosen]):
             break
     await remember(session, arms)
+    least = 0.0 if base in able else -math.inf
     able = reliable(session, arms, able)
     gains = [
         Candidate(
@@ -121,7 +131,7 @@ async def choose_winner(session: Session, baseline: Evaluation) -> Candidate | N
         if i in able and i != base
     ]
     best = max(gains, key=lambda candidate: (candidate.shrunken, len(candidate.evaluation.cells)), default=None)
-    return best if best is not None and best.shrunken > 0 else None
+    return best if best is not None and best.shrunken > least else None
 
 
 class Further:
@@ -201,6 +211,13 @@ async def by_model(configs: Sequence[Configuration], measure: Callable[[Configur
         measured = await gather([measure(config) for config in together])
         found |= {config.key: evaluation for config, evaluation in zip(together, measured, strict=True)}
     return [found[config.key] for config in configs]
+
+
+def admitted(session: Session, arms: Sequence[Evaluation], base: int) -> list[int]:
+    """Those that may be put forward: what could be scored and meets every constraint, and the baseline. One that misses
+    a constraint has to be beaten by nothing, and is left only where nothing meets them all."""
+    able = [i for i, arm in enumerate(arms) if feasible(session, arm) and (i == base or sound(arm))]
+    return able or [base]
 
 
 def reliable(session: Session, arms: Sequence[Evaluation], among: Sequence[int]) -> list[int]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from genopt.crossfit import chosen
-from genopt.finals import by_model, feasible, reliable, sound, standing
+from genopt.finals import admitted, by_model, reliable, standing
 from genopt.session import Session
 from genopt.trial import Configuration, Evaluation
 from genopt.types import Example
@@ -37,9 +37,10 @@ def picks(session: Session, winner: Configuration) -> list[Pick]:
     found = []
     for fold in plan.folds:
         parts = [_part(arm, fold.before) for arm in arms]
-        able = [i for i, part in enumerate(parts) if i == base or (sound(part) and feasible(session, part))]
-        able = sorted({base, *reliable(session, parts, able)})
-        best = chosen([scores[i] for i in able], len(plan.tune), fold.before, able.index(base))
+        able = admitted(session, parts, base)
+        today = {base} & {*able}
+        able = sorted({*today, *reliable(session, parts, able)})
+        best = chosen([scores[i] for i in able], len(plan.tune), fold.before, able.index(base) if today else None)
         found.append(Pick(arms[able[best]].config, [plan.tune[position] for position in fold.on]))
     return found
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
@@ -56,6 +56,12 @@ class Constraint:
         from genopt.fronts import holds
 
         return holds(values, at_least=self.at_least, at_most=self.at_most, ends=ends, groups=groups)
+
+    def sides(self) -> tuple[Constraint, ...]:
+        """Each of its bounds alone: a mean in the middle of a narrow band lies in it with little probability, too, and
+        misses neither end."""
+        least, most = replace(self, at_most=None), replace(self, at_least=None)
+        return tuple(side for side in (least, most) if side.at_least is not None or side.at_most is not None)
 
     def violation(self, mean: float) -> float:
         """How far the bound is missed; feasible when <= 0 (Optuna's convention)."""

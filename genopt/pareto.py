@@ -15,9 +15,21 @@ import numpy as np
 
 from genopt import fronts
 from genopt.claims import max_t
-from genopt.confirm import Conclusion, Verdict, barred, compared, looked, misses, shown, verdict_of
+from genopt.confirm import (
+    Conclusion,
+    Verdict,
+    admissible,
+    barred,
+    compared,
+    looked,
+    misses,
+    nobody,
+    shown,
+    shown_to_miss,
+    verdict_of,
+)
 from genopt.field import Field, fit
-from genopt.finals import Candidate, Further, arms_of, feasible, reliable, remember
+from genopt.finals import Candidate, Further, admitted, arms_of, feasible, reliable, remember
 from genopt.fronts import Floats
 from genopt.heldout import Pick, answers
 from genopt.objectives import Goal
@@ -59,14 +71,16 @@ async def choose_front(session: Session, baseline: Evaluation) -> list[Evaluatio
     Those of which it is least clear whether they are on the front are measured on first, on examples that they have not
     seen and then with fresh seeds, until what `search.finalists` and `search.replicates` allow is spent or all is
     clear. What was stopped early may come back so. Members have seen the whole tune split and meet the constraints as
-    surely as is asked for, where any does.
+    surely as is asked for, where any does. A baseline that misses a constraint beats nobody, and is a member only where
+    nothing meets them all.
     """
     spec, plan = session.plan.spec.search, session.plan
     rng = np.random.default_rng(plan.spec.seed)
     further = Further(session, await Purse.open(session), baseline)
     while True:
         arms, _, fields = standings(session)
-        able = [i for i, arm in enumerate(arms) if arm.config.key == baseline.config.key or feasible(session, arm)]
+        base = next(i for i, arm in enumerate(arms) if arm.config.key == baseline.config.key)
+        able = admitted(session, arms, base)
         share = fronts.membership(fields, able, rng)
         open_ = [i for i in able if len(arms[i].cells) < further.most(arms[i]) and DOUBT <= share[i] <= 1 - DOUBT]
         if not open_:
@@ -75,7 +89,8 @@ async def choose_front(session: Session, baseline: Evaluation) -> list[Evaluatio
         if not await further.measure([arms[i] for i in doubtful[: spec.finalists]]):
             break
     await remember(session, arms)
-    complete = reliable(session, arms, [i for i in able if len(arms[i].cells) >= len(plan.tune)])
+    complete = [i for i in able if len(arms[i].cells) >= len(plan.tune)] or able
+    complete = reliable(session, arms, complete)
     worth = np.array([field.worth for field in fields]).T
     members = [i for i, on in zip(complete, fronts.front(worth[complete]), strict=True) if on]
     return [arms[members[place]] for place in fronts.thinned(worth[members], spec.front)]
@@ -181,11 +196,13 @@ async def confirm_front(
     "improved" where the knee is shown better than the baseline in at least one objective and its mean is behind in
     none, "worse" where it is shown worse in one and better in none. What gives one for another, or perhaps does so, is
     a trade: "not shown", and the note says which. That no loss is shown on few examples is no sign that there is none.
+    Without an improvement it is "admissible" as with one objective (see Verdict), a trade or not.
     """
     plan, base = session.plan, baseline.config
     configs = {base.key: base, **{member.config.key: member.config for member in members}}
     if len(configs) == 1:
-        return await _kept(session, baseline, "no configuration looked better than the baseline in any objective"), None
+        why = nobody(session, baseline, "no configuration looked better than the baseline in any objective")
+        return await _kept(session, baseline, why), None
     look = await looked(session, sorted(configs))
     sides = [[Pick(config, plan.holdout)] for config in configs.values()]
     texts = sum(pick.generations(plan.spec.search.repeats) for (pick,) in sides) * plan.spec.search.confirm_repeats
@@ -210,7 +227,7 @@ async def confirm_front(
             "trial": numbers[found.knee.place],
             "share": round(float(found.shares.knee[found.knee.place]), 4),
             "distance": round(found.knee.distance, 4),
-            "suggested": bool(found.shown(found.knee.place, "better"))
+            "suggested": bool(found.shown(found.knee.place, "better") or shown_to_miss(before, plan.goal))
             and not barred(found.members[found.knee.place], plan.goal),
         },
         "level": look_level(look),
@@ -241,14 +258,15 @@ def _conclusion(found: Front, numbers: Sequence[int | None]) -> tuple[Conclusion
         notes.append(f"a trade: better in {', '.join(better)}, {' and '.join(paid)} than the baseline")
     elif better or worse:
         kind = "improved" if better else "worse"
-    if kind == "improved" and (why := barred(after, found.goal)):
-        kind = "not shown"
+    why = barred(after, found.goal)
+    if why and (kind == "improved" or shown_to_miss(found.baseline, found.goal)):
+        kind = "worse" if kind == "worse" else "not shown"
         notes.append(why)
     for other, number in enumerate(numbers):
         gains = found.shown(other, "better")
         if other != place and gains and not found.behind(other):
             notes.append(f"trial {number} of the front is better in {', '.join(gains)}, too, and behind in nothing")
-    return kind, "; ".join(filter(None, notes))
+    return admissible(kind, found.baseline, why, found.goal), "; ".join(filter(None, notes))
 
 
 async def _kept(session: Session, baseline: Evaluation, note: str) -> Verdict:

@@ -24,6 +24,7 @@ from genopt.leases import LEASE
 from genopt.pareto import choose_front, confirm_front
 from genopt.plan import Plan
 from genopt.prepare import prepare
+from genopt.report.front import to_use
 from genopt.search import measure_baseline, search
 from genopt.session import Session
 from genopt.spec import StudySpec
@@ -45,9 +46,9 @@ class Result:
 
     @property
     def params(self) -> dict[str, Any]:
-        """The settings to use: the winner's, or the baseline's when no improvement is shown."""
-        keep = self.verdict.verdict == "improved"
-        return dict(self.verdict.params if keep else self.verdict.baseline_params)
+        """The settings to use: the winner's, or the baseline's when no improvement is shown and it meets the
+        constraints as well as the winner does."""
+        return dict(to_use(self.verdict.to_json()))
 
 
 def optimize(spec: StudySpec | str | Path, *, on_event: Listener = silence, fork: str | None = None) -> Result:

@@ -164,7 +164,7 @@ kind = {quote(scorer)}{more}{repeats if scorer in COMPARES_SAMPLES else ""}
 # [[constraints]]
 # metric = "completion_tokens"
 # at_most = 200.0                      # or at_least
-# confidence = 0.9                     # how sure the holdout must be of it for a gain to be claimed
+# confidence = 0.9                     # how sure the holdout must be of it for a winner to be claimed
 
 [budget]
 trials = {trials}

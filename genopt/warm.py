@@ -87,7 +87,7 @@ async def warm_starts(session: Session) -> list[tuple[str, Params]]:
 
 def best_of(source: Source, plan: Plan) -> list[tuple[str, Params]]:
     """The searched settings of its best trials that look better than its own baseline, pulled back by how uncertain
-    each is; what this space does not have is left out."""
+    each is, or meet the constraints that it misses; what this space does not have is left out."""
     whole = [
         trial
         for trial in source.trials
@@ -100,13 +100,14 @@ def best_of(source: Source, plan: Plan) -> list[tuple[str, Params]]:
         return []
     outcomes = [source.baseline, *(trial.outcome for trial in whole)]
     worth = shrink([float(o["mean"]) for o in outcomes], [float(o.get("se") or 0.0) for o in outcomes]).means
+    missed = any((violation or 0) > 0 for violation in (source.baseline.get("violations") or {}).values())
     searched = plan.space.names() | plan.space.switches()
     ranked = sorted(range(len(whole)), key=lambda i: -worth[i + 1])
     found: list[tuple[str, Params]] = []
     for i in ranked[:KEPT]:
         params = whole[i].config.get("params", {})
         mine: Params = {n: tuple(v) if isinstance(v, list) else v for n, v in params.items() if n in searched}
-        if mine and worth[i + 1] > worth[0]:
+        if mine and (missed or worth[i + 1] > worth[0]):
             found.append((f"trial {whole[i].number} of {source.name}", mine))
     return found
 

@@ -46,7 +46,7 @@ def export(
 
     What the target cannot say is named on stderr, and so is what the same numbers mean otherwise there. Without
     --trial the winner's settings are taken, which of several objectives are those of the front's knee, or the
-    baseline's where nothing was shown to be better.
+    baseline's where nothing was shown to be better, or to meet constraints that it misses.
 
     \b
     genopt export study.toml --to ollama -o Modelfile

@@ -21,8 +21,8 @@ STUDY = click.argument("study", metavar="STUDY")
 def best(study: str, as_json: bool) -> None:
     """Print the settings a study arrived at.
 
-    The winner's when the holdout showed an improvement, the baseline's when it did not. Before a verdict the leading
-    trial's, which are mostly luck.
+    The winner's when the holdout showed an improvement, or that it meets the constraints and the baseline does not;
+    else the baseline's. Before a verdict the leading trial's, which are mostly luck.
 
     \b
     genopt best study.toml

@@ -116,6 +116,9 @@ def optimize(
 ) -> int:
     """Run a study to its verdict, or go on with one that was stopped.
 
+    The verdict says whether the winner beats the baseline on rows that the search never saw: improved, not shown or
+    worse; or admissible, where the baseline is shown to miss a constraint and the winner meets them all.
+
     Progress goes to stderr, the result to stdout. Ctrl-C stops cleanly; the same command goes on where it was, and
     nothing that was generated is generated again.
 
@@ -258,13 +261,13 @@ def _settings(params: str, study: Path) -> dict[str, Any] | None:
     if params != "best" and not params.isdecimal():
         raise click.UsageError(f"--params: {params!r} is neither baseline, best, a trial's number nor JSON")
     from genopt.archive import load
+    from genopt.report.front import to_use
 
     archive = load(str(study))
     if params == "best":
         if archive.verdict is None:
             raise click.UsageError("--params best: the study has no verdict yet. Run: genopt optimize")
-        improved = archive.verdict["verdict"] == "improved"
-        return dict(archive.verdict["params" if improved else "baseline_params"])
+        return dict(to_use(archive.verdict))
     for trial in archive.trials:
         if str(trial.number) == params:
             return dict(trial.config.get("params", {}))

@@ -53,8 +53,8 @@ class Settings:
 
 def settings(archive: Archive, which: str = "best", *, model: str | None = None) -> Settings:
     """The settings of "best" (the winner's, which of several objectives is the front's knee, or the baseline's where
-    nothing is shown to be better), "baseline" or a trial's number; `model` is its name at the target. Raises SpecError
-    for what is not there."""
+    nothing is shown to be better, or to meet constraints that it misses), "baseline" or a trial's number; `model` is
+    its name at the target. Raises SpecError for what is not there."""
     key, own, name = _chosen(archive, which)
     before: Mapping[str, Any] = archive.baseline.get("params", {})
     store = Store(archive.url)

@@ -6,7 +6,14 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from genopt.objectives import pareto_front
-from genopt.report.front import bound_lines, front_lines, front_sentence, settings_title, suggested
+from genopt.report.front import (
+    admissible_sentence,
+    bound_lines,
+    front_lines,
+    front_sentence,
+    settings_title,
+    suggested,
+)
 from genopt.words import bound, brief, safe, score, value_text
 
 if TYPE_CHECKING:
@@ -91,6 +98,8 @@ def _unseen(verdict: Mapping[str, Any]) -> str:
 def sentence(verdict: Mapping[str, Any]) -> str:
     if verdict.get("knee"):
         return front_sentence(verdict)
+    if verdict["verdict"] == "admissible":
+        return admissible_sentence(verdict)
     if verdict.get("folds"):
         return _sentence_of_folds(verdict)
     match verdict["verdict"]:

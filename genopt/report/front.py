@@ -1,22 +1,33 @@
-"""Owns the words of a verdict on several objectives: the front on the holdout, its knee, and the constraints."""
+"""Owns the words of a verdict on several objectives (the front on the holdout, its knee) and on constraints, and whose
+settings a verdict says to use."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from genopt.words import brief
+from genopt.words import bound, brief
+
+USED = ("improved", "admissible")  # the conclusions after which the winner's settings are to be used
+MEETS = "meets every constraint, which the baseline does not"
+
+
+def to_use(verdict: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The settings to use: the winner's where they improve on the baseline's, or meet the constraints that these miss;
+    else the baseline's."""
+    kept: Mapping[str, Any] = verdict["params" if verdict["verdict"] in USED else "baseline_params"]
+    return kept
 
 
 def suggested(verdict: Mapping[str, Any]) -> bool:
-    """Whether the winner is worth a look: it improves on the baseline, or is the knee of a front that is shown better
-    in one objective and pays for that in another, which is for a person to decide."""
-    return verdict["verdict"] == "improved" or bool((verdict.get("knee") or {}).get("suggested"))
+    """Whether the winner is worth a look: its settings are to be used, or it is the knee of a front that is shown
+    better in one objective and pays for that in another, which is for a person to decide."""
+    return verdict["verdict"] in USED or bool((verdict.get("knee") or {}).get("suggested"))
 
 
 def settings_title(verdict: Mapping[str, Any]) -> str:
     """What is done with the settings that are shown: the winner's where it is `suggested`, else the baseline's."""
-    if verdict["verdict"] == "improved":
+    if verdict["verdict"] in USED:
         return "Settings to use"
     return "The knee's settings, a trade for you to make" if suggested(verdict) else "Keep"
 
@@ -36,11 +47,35 @@ def front_sentence(verdict: Mapping[str, Any]) -> str:
     unseen = "on data the search never saw"
     if verdict["verdict"] == "improved":
         return f"Improved: the knee of the front is better in {gains}, and behind in nothing, {unseen}."
+    if verdict["verdict"] == "admissible":
+        return f"Admissible: the knee of the front {MEETS}; {unseen} it is {' and '.join(map(_against, told))}."
     if suggested(verdict):
         return f"A trade: the knee of the front is better in {gains}, and behind in {losses}, {unseen}."
     if verdict["verdict"] == "worse":
         return f"Worse: the knee of the front is worse in {losses}, and shown better in nothing, {unseen}."
     return f"Not shown: no improvement of the front's knee could be shown {unseen}. Keep the baseline."
+
+
+def _against(objective: tuple[str, Mapping[str, Any]]) -> str:
+    """How an admissible knee stands in one objective; a loss with its size, and so what is not known to be one."""
+    name, found = objective
+    change = f"in {name} ({found['difference']:+.4g} {_limits(found['difference_interval'])})"
+    return f"{found['shown']} {change}" if found["shown"] else f"not shown to differ {change}"
+
+
+def admissible_sentence(verdict: Mapping[str, Any]) -> str:
+    """What is said of a winner that is to be used for the constraints' sake: at what loss, if any is shown."""
+    unseen = "on data the search never saw"
+    who = "the winner"
+    if verdict.get("folds"):
+        who, unseen = "what this study chose", "on examples that the choice had not seen"
+    gain, (low, high) = verdict["difference"], verdict["interval"]
+    if gain < 0 and verdict["p_value"] < verdict["level"]:
+        return f"Admissible: {who} {MEETS}, at a shown loss of {-gain:.4f} [{bound(-high)}, {bound(-low)}] {unseen}."
+    return (
+        f"Admissible: {who} {MEETS}; {unseen} neither gain nor loss is shown: {gain:+.4f} [{bound(low, '+')},"
+        f" {bound(high, '+')}]."
+    )
 
 
 def front_rows(verdict: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:

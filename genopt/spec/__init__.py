@@ -139,7 +139,7 @@ class ConstraintSpec(Table):
     at_most: float | None = None
     """Upper bound."""
     confidence: Annotated[float, Field(gt=0, lt=1)] = 0.9
-    """How sure it must be on the holdout that the bound holds, for a gain to be claimed."""
+    """How sure it must be on the holdout that the bound holds, for a winner to be claimed."""
 
     @model_validator(mode="after")
     def _bounded(self) -> ConstraintSpec:
