@@ -106,7 +106,7 @@ class Queue:
                 return self._begin({PROPOSAL: number, POINT: index}, answers, trials, draw)
 
     def _room(self, budget: Budget, trials: Sequence[FrozenTrial], number: int) -> bool:
-        others = [trial for trial in trials if proposal_of(trial) != number]
+        others = [trial for trial in trials if proposal_of(trial) != number and not _after(trial, number)]
         lower = {proposal_of(trial) for trial in others if proposal_of(trial) < number}
         left = budget.left(others, number - len(lower))
         if left is None:
@@ -206,6 +206,13 @@ def proposal_of(trial: FrozenTrial) -> int:
     """The number of the proposal that a trial carries out."""
     found: Any = trial.user_attrs.get(PROPOSAL, trial.number)
     return int(found)
+
+
+def _after(trial: FrozenTrial, number: int) -> bool:
+    """Whether a trial has not begun and gives way to the proposal of this number: it counts that one, and not the other
+    way round, else they wait for each other."""
+    waiting = trial.state == TrialState.WAITING and RETRY not in trial.user_attrs
+    return waiting and proposal_of(trial) > number
 
 
 def _used(what: str, trials: Sequence[FrozenTrial]) -> set[int]:

@@ -236,6 +236,14 @@ def test_without_fresh_proposals_only_what_was_not_finished_is_asked_again(study
     assert study.ask(key, budget=Budget(0)) is None
 
 
+def test_of_more_starts_than_the_budget_has_trials_the_first_are_asked(study: Study) -> None:
+    """What waits behind a start does not hold it up: they would wait for each other for ever."""
+    for size in (64, 128, 192, 256):
+        study.enqueue({"max_tokens": size})
+    asked = [study.ask(key, budget=Budget(2)) for _ in range(3)]
+    assert [each and each.params["max_tokens"] for each in asked] == [64, 128, None]
+
+
 # --- proposals are a function of seed, number and history
 
 
