@@ -22,7 +22,7 @@ from genopt.space import Constant, Switch
 from genopt.spec import StudySpec
 from genopt.spec.mistakes import hint
 from genopt.spec.outside import sent_to
-from genopt.spec.read import read_study
+from genopt.spec.read import as_study
 from genopt.stats import interval, mean_se
 from genopt.trial import Configuration, Evaluation, Memory, Observation, Observer
 from genopt.types import Example
@@ -66,7 +66,7 @@ class Checked:
 
 
 def evaluate(
-    spec: StudySpec | str | Path,
+    spec: StudySpec | Mapping[str, Any] | str | Path,
     params: Mapping[str, Any] | None = None,
     *,
     data: str | None = None,
@@ -81,7 +81,7 @@ def evaluate(
 
 
 async def evaluate_async(
-    spec: StudySpec | str | Path,
+    spec: StudySpec | Mapping[str, Any] | str | Path,
     params: Mapping[str, Any] | None = None,
     *,
     data: str | None = None,
@@ -89,8 +89,7 @@ async def evaluate_async(
     tell: Callable[[str], None] = lambda text: None,
 ) -> Measured:
     """The same inside a running event loop; `tell` takes a line for people while the engine loads."""
-    if not isinstance(spec, StudySpec):
-        spec = read_study(spec)
+    spec = as_study(spec)
     read = [Path(data)] if data is not None else []
     read += [spec.folder / spec.dataset.path] if spec.dataset.path is not None else []
     if output is not None and output.resolve() in [path.resolve() for path in read]:
@@ -167,13 +166,14 @@ def chosen(plan: Plan, params: Mapping[str, Any] | None) -> Configuration:
     return plan.over_baseline(flat)
 
 
-async def check_async(spec: StudySpec | str | Path, *, tell: Callable[[str], None] = lambda text: None) -> Checked:
+async def check_async(
+    spec: StudySpec | Mapping[str, Any] | str | Path, *, tell: Callable[[str], None] = lambda text: None
+) -> Checked:
     """Read everything, answer two rows, and estimate the cost; `tell` takes a line for people while the engine loads.
 
     Raises SpecError, BackendError or ScorerError.
     """
-    if not isinstance(spec, StudySpec):
-        spec = read_study(spec)
+    spec = as_study(spec)
     for where in sent_to(spec):
         if ", with the value of " in where:
             tell(f"about to ask {where}")  # before it is sent: a study file may be a stranger's

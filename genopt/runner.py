@@ -29,7 +29,7 @@ from genopt.search import measure_baseline, search
 from genopt.session import Session
 from genopt.spec import StudySpec
 from genopt.spec.confirm import opinions_wanted
-from genopt.spec.read import read_study
+from genopt.spec.read import as_study
 from genopt.trial import Evaluation
 from genopt.warm import check_warm_start
 
@@ -51,11 +51,14 @@ class Result:
         return dict(to_use(self.verdict.to_json()))
 
 
-def optimize(spec: StudySpec | str | Path, *, on_event: Listener = silence, fork: str | None = None) -> Result:
+def optimize(
+    spec: StudySpec | Mapping[str, Any] | str | Path, *, on_event: Listener = silence, fork: str | None = None
+) -> Result:
     """Run a study to its verdict, or go on with one that was stopped. Works in a notebook too.
 
-    `spec` is a StudySpec or the path of a study file; `fork` names a new study that takes over what still holds of the
-    old one. Raises SpecError, StudyError, BackendError or ScorerError; what was paid for by then is kept.
+    `spec` is a StudySpec, a study file's tables as a dict, or the path of one; `fork` names a new study that takes over
+    what still holds of the old one. Raises SpecError, StudyError, BackendError or ScorerError; what was paid for by
+    then is kept.
     """
     return run(optimize_async(spec, on_event=on_event, fork=fork))
 
@@ -103,7 +106,7 @@ def run(work: Coroutine[Any, Any, T]) -> T:
 
 
 async def optimize_async(
-    spec: StudySpec | str | Path,
+    spec: StudySpec | Mapping[str, Any] | str | Path,
     *,
     on_event: Listener = silence,
     fork: str | None = None,
@@ -115,8 +118,7 @@ async def optimize_async(
     After `lease` seconds without a heartbeat other workers take this one for dead; a database that does not answer is
     waited for, `wait` seconds at most.
     """
-    if not isinstance(spec, StudySpec):
-        spec = read_study(spec)
+    spec = as_study(spec)
     source = spec.name
     if fork is not None:
         if not fork.strip():

@@ -16,7 +16,7 @@ import pytest
 
 import genopt
 from genopt.archive import load
-from genopt.errors import BackendError, StudyError
+from genopt.errors import BackendError, SpecError, StudyError
 from genopt.events import Decided, Event, Note, Progress, StageStarted, TrialDone
 from genopt.leases import LEASE
 from genopt.plan import Plan
@@ -175,6 +175,14 @@ def test_a_study_in_python_with_rows_and_functions(tmp_path: Path) -> None:
         return genopt.optimize(spec)
 
     assert asyncio.run(notebook()).verdict == plain.verdict
+
+
+def test_a_study_may_be_the_tables_of_its_file_in_a_dict(tmp_path: Path) -> None:
+    table = study(tmp_path, count=24, budget={"trials": 1})
+    assert genopt.optimize(table).url == f"sqlite:///{tmp_path / 'toy.db'}"
+    assert genopt.evaluate(table).examples == 24
+    with pytest.raises(SpecError, match=r"^StudySpec: budget\.trails: unknown key\. Did you mean 'trials'"):
+        genopt.optimize(table | {"budget": {"trails": 1}})
 
 
 def test_an_error_in_a_notebook_reaches_the_caller(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import tomllib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,13 @@ from genopt.spec.mistakes import hint
 from genopt.spec.outside import confined
 from genopt.spec.scorers import ScorerSpec
 from genopt.spec.storage import sqlite_file
+
+
+def as_study(given: StudySpec | Mapping[str, Any] | str | Path) -> StudySpec:
+    """What Python names a study by: a StudySpec as it is, the tables of a study file, or its path. Raises SpecError."""
+    if isinstance(given, StudySpec):
+        return given
+    return make_study(dict(given)) if isinstance(given, Mapping) else read_study(given)
 
 
 def read_study(path: str | Path, *, overrides: Sequence[str] = (), allow_outside: bool = False) -> StudySpec:
