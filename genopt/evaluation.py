@@ -26,6 +26,7 @@ from genopt.spec.read import as_study
 from genopt.stats import interval, mean_se
 from genopt.trial import Configuration, Evaluation, Memory, Observation, Observer
 from genopt.types import Example
+from genopt.warm import check_warm_start
 from genopt.words import finite
 
 
@@ -171,7 +172,7 @@ async def check_async(
 ) -> Checked:
     """Read everything, answer two rows, and estimate the cost; `tell` takes a line for people while the engine loads.
 
-    Raises SpecError, BackendError or ScorerError.
+    Raises SpecError, StudyError, BackendError or ScorerError.
     """
     spec = as_study(spec)
     for where in sent_to(spec):
@@ -179,6 +180,7 @@ async def check_async(
             tell(f"about to ask {where}")  # before it is sent: a study file may be a stranger's
     plan = await prepare(spec, tell=tell, stored=True)
     try:
+        await asyncio.to_thread(check_warm_start, spec)
         observer = plan.observer(0, _Nowhere(), Meter())
         memory: Memory = {}
         answered: list[Mapping[str, Any]] = []

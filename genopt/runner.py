@@ -136,7 +136,7 @@ async def _run(plan: Plan, on_event: Listener, source: str | None, lease: float,
     try:
         if source is not None:
             await check_source(session, source)
-        await check_warm_start(session)
+        await session.db(check_warm_start, plan.spec)
         await session.open()
         async with session.crew.turn("begin"):
             await check_unchanged(session)

@@ -17,6 +17,7 @@ from genopt.errors import StudyError
 from genopt.plan import Plan
 from genopt.session import Session
 from genopt.space import SearchSpace
+from genopt.spec import StudySpec
 from genopt.stats import shrink
 from genopt.study import TrialRecord, list_studies, open_study, read_studies
 from genopt.types import Params
@@ -36,15 +37,14 @@ class Source:
     looks: Sequence[Any]
 
 
-async def check_warm_start(session: Session) -> None:
+def check_warm_start(spec: StudySpec) -> None:
     """Raise StudyError when the study that `search.warm_start` names is not there."""
-    rule = session.plan.spec.search.warm_start
+    rule = spec.search.warm_start
     if isinstance(rule, str) and rule != "auto":
         try:
-            old = await session.db(open_study, session.plan.spec.url, rule, SearchSpace({}), create=False)
+            open_study(spec.url, rule, SearchSpace({}), create=False).close()
         except StudyError as error:
             raise type(error)(f"search.warm_start: {rule!r} cannot be begun with: {error}", hint=error.hint) from error
-        await session.db(old.close)
 
 
 async def warm_starts(session: Session) -> list[tuple[str, Params]]:

@@ -428,6 +428,21 @@ def test_a_storage_that_cannot_be_is_told_with_the_other_mistakes_and_by_check(s
     assert ran.code == 0, "which stores nothing"
 
 
+@pytest.mark.parametrize("command", ["check", "optimize"])
+def test_a_study_to_begin_with_that_the_storage_lacks_is_told_before_anything_is_spent(
+    shell: Shell, monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    table = shell.table(search={"sampler": "random", "warm_start": "toyy"})
+    refused(shell(command, shell.write(table)), "search.warm_start: 'toyy'", "toy.db does not exist")
+    assert shell("optimize", shell.write(shell.table(storage="sqlite:///other.db")), "--quiet").code == 0
+    shell.log.unlink()
+    monkeypatch.setenv("GENOPT_STORAGE", f"sqlite:///{shell.folder / 'other.db'}")
+    refused(shell(command, shell.write(table)), "search.warm_start: 'toyy'", "has no study 'toyy'", "it has: toy")
+    nothing_spent(shell)
+    path = shell.write(table | {"search": {"sampler": "random", "warm_start": "toy"}, "name": "new"})
+    assert shell(command, path).code == 0
+
+
 def test_a_storage_that_cannot_be_written_is_told_before_the_engine_is_opened(
     shell: Shell, monkeypatch: pytest.MonkeyPatch
 ) -> None:

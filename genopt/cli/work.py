@@ -26,6 +26,9 @@ OUTSIDE = click.option(
     help="Let the study file read data, texts and images outside its folder.",
 )
 PULL = click.option("--pull", is_flag=True, help="Have Ollama pull the models that its server lacks.")
+STORAGE = click.option(
+    "--storage", metavar="URL", envvar="GENOPT_STORAGE", help="Where the study is kept; or GENOPT_STORAGE."
+)
 PULLED = "backend.options.pull=true"
 STUDY_FILE = click.argument("study", metavar="STUDY.toml", type=click.Path(path_type=Path))
 
@@ -81,7 +84,7 @@ def run_until_signal(work: Coroutine[Any, Any, T]) -> T:
 @OUTSIDE
 @PULL
 @click.option("--json", "as_json", is_flag=True, help="Print the verdict as JSON.")
-@click.option("--storage", metavar="URL", envvar="GENOPT_STORAGE", help="Where the study is kept; or GENOPT_STORAGE.")
+@STORAGE
 @click.option("--storage-proxy", metavar="HOST:PORT", help="A `genopt studies proxy` before it, for many workers.")
 @click.option("--workers", type=click.IntRange(1, 256), default=1, metavar="N", help="Processes, each on a GPU if any.")
 @click.option("--lease", type=click.FloatRange(1), default=60.0, metavar="SECONDS", help="Silent so long = dead. [60]")
@@ -155,8 +158,7 @@ def optimize(
     proxied = [f"storage_proxy={json.dumps(storage_proxy)}"] if storage_proxy else []
     overrides = (*overrides, *[PULLED] * pull, *proxied)
     allow_outside = allow_outside or data is not None
-    stored = [f"storage={json.dumps(storage)}"] if storage else []
-    spec = read_study(study, overrides=(*overrides, *stored), allow_outside=allow_outside)
+    spec = read_study(study, overrides=(*overrides, *_stored(storage)), allow_outside=allow_outside)
     if workers > 1:
         leases = {"lease": lease, "wait": wait}
         arguments = study_arguments(study, overrides, fork=fork, quiet=quiet, allow_outside=allow_outside, **leases)
@@ -189,8 +191,11 @@ def optimize(
 @SET
 @OUTSIDE
 @PULL
+@STORAGE
 @click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
-def check(study: Path, overrides: tuple[str, ...], allow_outside: bool, pull: bool, as_json: bool) -> int:
+def check(
+    study: Path, overrides: tuple[str, ...], allow_outside: bool, pull: bool, storage: str | None, as_json: bool
+) -> int:
     """Read everything, answer two rows, and show the bill.
 
     Every mistake in the study file, the data and the prompt is told at once; then the engine is opened, every name in
@@ -204,7 +209,7 @@ def check(study: Path, overrides: tuple[str, ...], allow_outside: bool, pull: bo
     from genopt.report.measured import check_json, check_text
     from genopt.spec.read import read_study
 
-    spec = read_study(study, overrides=(*overrides, *[PULLED] * pull), allow_outside=allow_outside)
+    spec = read_study(study, overrides=(*overrides, *[PULLED] * pull, *_stored(storage)), allow_outside=allow_outside)
     checked = run_until_signal(check_async(spec, tell=_say))
     click.echo(json_text(check_json(checked), indent=2) if as_json else check_text(checked))
     return 0
@@ -247,6 +252,11 @@ def evaluate(
     measured = run_until_signal(evaluate_async(spec, _settings(params, study), data=data, output=output, tell=_say))
     click.echo(json_text(measured_json(measured), indent=2) if as_json else measured_text(measured))
     return 0
+
+
+def _stored(storage: str | None) -> list[str]:
+    """--storage as the override of a study file that it is."""
+    return [f"storage={json.dumps(storage)}"] if storage else []
 
 
 def _settings(params: str, study: Path) -> dict[str, Any] | None:
