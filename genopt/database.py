@@ -6,6 +6,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -136,6 +137,7 @@ class Patience:
 
     def __init__(self, url: str, *, seconds: float = PATIENCE, tell: Callable[[str], None] = log.warning) -> None:
         self.url, self.seconds, self.tell = url, seconds, tell
+        self._over = threading.Event()
 
     def __call__(self, action: Callable[[], T]) -> T:
         """What `action` gives. Raises what it raises, StorageAway when the database stays away, and StudyError when it
@@ -159,8 +161,13 @@ class Patience:
                 if told:
                     self.tell(f"storage: {masked(self.url)} is back after {time.monotonic() - began:.0f} s")
                 return found
-            time.sleep(pause)
+            self._over.wait(pause)
             pause = min(pause * 2, 3.0)
+
+    def end(self) -> None:
+        """Wait no longer, neither from now on nor where another thread waits right now."""
+        self.seconds = 0.0
+        self._over.set()
 
     def away(self, error: BaseException) -> StudyError:
         """The error of one that stayed away; as it is where it was not to be waited for."""

@@ -186,7 +186,9 @@ class Session:
     async def close(self) -> None:
         """Commit everything and end the lease; safe after a failed `open`."""
         self.patience.seconds = min(self.patience.seconds, GRACE)
-        if hasattr(self, "writer"):
+        if not hasattr(self, "writer"):
+            self.patience.end()  # nothing is held yet that could be lost
+        else:
             await asyncio.to_thread(self.writer.close, patience=GRACE)
         if hasattr(self, "study"):
             await self.db(self.study.close)

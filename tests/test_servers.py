@@ -139,12 +139,37 @@ def test_a_server_that_stays_away_is_left_with_the_code_that_says_come_back(post
     ended = complete(tmp_path, "--storage", away, "--wait", "1")
     assert ended.code == 75
     assert "run the same command" in ended.err and "Traceback" not in ended.err
-    with command(tmp_path, "--storage", away, prepare=partial(hasty, "genopt.session", "GRACE", 1.0)) as waiting:
+
+
+def test_who_holds_nothing_stops_at_once_though_no_database_has_answered(tmp_path: Path) -> None:
+    pytest.importorskip("psycopg")
+    small(tmp_path)
+    away = f"postgresql://nobody@127.0.0.1:{free_port()}/nothing"
+    with command(tmp_path, "--storage", away) as waiting:
         until(lambda: "does not answer" in waiting.said(), waiting)
         began = time.monotonic()
         waiting.send(signal.SIGTERM)
-        assert waiting.finish(30).code == 75
+        ended = waiting.finish(30)
+    assert time.monotonic() - began < 0.5 * session.GRACE
+    assert ended.code == 75 and "Traceback" not in ended.err, ended.err
+
+
+def test_who_holds_work_waits_a_while_for_the_database_before_it_stops(postgres: Postgres, tmp_path: Path) -> None:
+    url = postgres.database("stopped")
+    small(tmp_path, delay=0.1)
+    hurry = partial(hasty, "genopt.session", "GRACE", 1.0)
+    with command(tmp_path, "--storage", url, prepare=hurry) as worker:
+        until(lambda: len(log(tmp_path)) > 10, worker)
+        postgres.stop(signal.SIGKILL)
+        try:
+            until(lambda: "does not answer" in worker.said(), worker)
+            began = time.monotonic()
+            worker.send(signal.SIGTERM)
+            ended = worker.finish(30)
+        finally:
+            postgres.start()
     assert time.monotonic() - began < 1.0 + 5, "it waits for the database no longer than GRACE, and for nothing else"
+    assert ended.code == 75 and "Traceback" not in ended.err, ended.err
     assert session.GRACE + 5 <= 15, "Slurm waits for 30 s before it kills"
 
 
