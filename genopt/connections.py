@@ -12,7 +12,13 @@ import sqlalchemy as sa
 from sqlalchemy import event
 from sqlalchemy.engine import Engine
 
+from genopt.database import locked, passing
+
 T = TypeVar("T")
+log = logging.getLogger(__name__)
+BUSY = 60.0  # seconds that an SQLite file is waited for while others write to it
+HICCUP = 2.0  # seconds of that which are not worth a line
+_told: set[str] = set()  # files of which this process has said that it waits for them
 SILENCE = 60  # seconds without a byte after which an answer is no longer expected, and what was asked is asked anew
 KEPT_ALIVE = ("SET tcp_keepalives_idle = 15", "SET tcp_keepalives_interval = 5", "SET tcp_keepalives_count = 3")
 
@@ -36,7 +42,7 @@ def engine_options(url: str) -> dict[str, Any]:
     """Keywords for `create_engine`: waiting for a busy SQLite file, reconnecting to a restarted server, and finding out
     that one can no longer be reached."""
     if url.startswith("sqlite"):
-        return {"connect_args": {"timeout": 60}}
+        return {"connect_args": {"timeout": BUSY}}
     options: dict[str, Any] = {"pool_pre_ping": True}
     if "psycopg" in url or url.startswith("postgresql:"):
         quiet = {"keepalives_idle": 15, "keepalives_interval": 5, "keepalives_count": 3, "tcp_user_timeout": 30_000}
@@ -47,7 +53,7 @@ def engine_options(url: str) -> dict[str, Any]:
 
 
 def _tune_sqlite(engine: Engine) -> None:
-    """Make SQLite safe and quick for several connections: WAL, one writer at a time that others wait for.
+    """Make SQLite safe and quick for several connections: WAL, one writer at a time that others wait for, and say so.
 
     BEGIN IMMEDIATE takes the write lock at once: without it two connections that read and then write fail each other.
     """
@@ -57,10 +63,25 @@ def _tune_sqlite(engine: Engine) -> None:
         connection.isolation_level = None
         connection.execute("PRAGMA journal_mode=WAL")
         connection.execute("PRAGMA synchronous=NORMAL")
+        connection.execute(f"PRAGMA busy_timeout={HICCUP * 1000:.0f}")
 
     @event.listens_for(engine, "begin")
     def _begin(connection: sa.Connection) -> None:
-        connection.exec_driver_sql("BEGIN IMMEDIATE")
+        file, began = str(engine.url.database), time.monotonic()
+        while True:
+            try:
+                connection.exec_driver_sql("BEGIN IMMEDIATE")
+            except sa.exc.OperationalError as error:
+                if not passing(error):
+                    raise
+                if time.monotonic() - began > BUSY:
+                    raise locked(file) from error
+                if file not in _told:
+                    _told.add(file)
+                    log.warning("%s; waiting for it to be done", locked(file))
+            else:
+                _told.discard(file)
+                return
 
 
 def _gone() -> int:

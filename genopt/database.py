@@ -129,6 +129,18 @@ class StorageAway(StudyError):
     exit_code = 75
 
 
+class Locked(StudyError):
+    """Another process has an SQLite file for itself."""
+
+
+def locked(file: str) -> Locked:
+    """What to say, and to do, where that takes too long."""
+    return Locked(
+        f"storage: {file} is locked: another process is writing to it",
+        hint="end that process, or close the file there (a database browser, a script), then run the same command",
+    )
+
+
 class Patience:
     """Does something in the database, and again while the database is away: at most `seconds`, told by `tell`.
 
@@ -156,7 +168,7 @@ class Patience:
                     raise self.away(error) from error
                 if pause > 0.5 and not told:  # a hiccup is not worth a line
                     told = True
-                    self.tell(f"storage: {self._silent(error)}; waiting for it, {_minutes(self.seconds)} at most")
+                    self.tell(f"{self._silent(error)}; waiting for it, {_minutes(self.seconds)} at most")
             else:
                 if told:
                     self.tell(f"storage: {masked(self.url)} is back after {time.monotonic() - began:.0f} s")
@@ -174,12 +186,16 @@ class Patience:
         if isinstance(error, StudyError) and not self.seconds:
             return error
         return StorageAway(
-            f"storage: {self._silent(error)}, for too long to wait any longer",
-            hint="nothing committed is lost: when the database is back, run the same command",
+            f"{self._silent(error)}, for too long to wait any longer",
+            hint=error.hint
+            if isinstance(error, Locked)
+            else "nothing committed is lost: when the database is back, run the same command",
         )
 
     def _silent(self, error: BaseException) -> str:
-        return f"{masked(self.url)} does not answer ({reason(_root(error))})"
+        if isinstance(error, Locked):
+            return str(error)
+        return f"storage: {masked(self.url)} does not answer ({reason(_root(error))})"
 
 
 def worn_out(url: str, error: BaseException) -> StudyError | None:

@@ -10,17 +10,19 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from genopt import connections
 from genopt.archive import load
 from genopt.space import SearchSpace
 from genopt.spec.dimensions import build_space
 from genopt.spec.read import make_study
 from genopt.study import open_study
-from tests.dying import command, complete
+from tests.dying import Command, command, complete
 from tests.processes import Ended, finish, log, running, when, write_study
 from tests.studies import generations, query
 from tests.toy import study
@@ -170,6 +172,34 @@ def test_a_second_interrupt_quits_at_once(tmp_path: Path) -> None:
     assert ended.code == 130
     assert complete(tmp_path).verdict["trials"] == 6
     assert states(tmp_path).keys() == {"COMPLETE", "FAIL"}
+
+
+def impatient(busy: float) -> None:
+    connections.BUSY, connections.HICCUP = busy, 0.1
+
+
+@pytest.mark.parametrize("words", [["best", "study.toml"], ["optimize", "study.toml", "--set", "budget.trials=2"]])
+def test_a_database_that_another_program_has_locked_is_named_once_and_waited_for(
+    tmp_path: Path, words: list[str]
+) -> None:
+    write_study(tmp_path, trials=1, rows=24)
+    assert complete(tmp_path).code == 0
+    told = f"storage: {tmp_path / 'toy.db'} is locked: another process is writing to it"
+    with closing(sqlite3.connect(tmp_path / "toy.db", isolation_level=None)) as connection:
+        connection.execute("BEGIN EXCLUSIVE")
+        waiting = Command(tmp_path, words, prepare=partial(impatient, 60.0))
+        once = [*words, "--wait", "0"] if "optimize" in words else words
+        ended = Command(tmp_path, once, prepare=partial(impatient, 0.3)).finish()
+        assert ended.code == 2, ended.err
+        assert ended.err.splitlines()[0] == f"{told}; waiting for it to be done"
+        assert f"error: {told}" in ended.err and "close the file there" in ended.err.splitlines()[-1]
+        end = time.monotonic() + 60
+        while told not in waiting.said() and time.monotonic() < end:
+            time.sleep(0.05)
+        assert waiting.poll() is None
+        connection.execute("ROLLBACK")
+    ended = waiting.finish()
+    assert ended.code == 0 and ended.err.count(told) == 1, ended.err
 
 
 def test_two_processes_work_on_one_study_at_once(tmp_path: Path) -> None:

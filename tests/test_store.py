@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
+from genopt.connections import HICCUP
 from genopt.database import masked
 from genopt.errors import StudyError
 from genopt.leases import Spent, Worker, insert
@@ -298,7 +299,7 @@ def test_sqlite_runs_with_a_write_ahead_log(store: Store, url: str) -> None:
     with store._engine.connect() as connection:
         assert connection.exec_driver_sql("PRAGMA journal_mode").scalar() == "wal"
         assert connection.exec_driver_sql("PRAGMA synchronous").scalar() == 1  # NORMAL
-        assert connection.exec_driver_sql("PRAGMA busy_timeout").scalar() == 60_000
+        assert connection.exec_driver_sql("PRAGMA busy_timeout").scalar() == 1000 * HICCUP
     assert query(url, "PRAGMA journal_mode") == [("wal",)]
 
 
