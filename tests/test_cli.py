@@ -12,6 +12,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import tomllib
 from contextlib import closing
 from dataclasses import replace
 from importlib import metadata
@@ -128,6 +129,22 @@ def test_help_is_quick_and_loads_no_heavy_library() -> None:
     )
     ran = subprocess.run([sys.executable, "-c", look], check=True, capture_output=True, text=True, cwd=ROOT)
     assert ran.stdout.splitlines()[-1] == "loaded: []"
+
+
+@pytest.mark.parametrize("loading", ["click", "genopt.cli._title", "genopt.archive"])
+@pytest.mark.parametrize("start", ["python -m genopt", "genopt"])
+def test_ctrl_c_while_it_loads_ends_it_quietly(start: str, loading: str) -> None:
+    module = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]["genopt"]
+    script = f"from {module.replace(':', ' import ')} as run; run()"
+    code = (
+        "import runpy, sys; sys.argv = ['genopt', 'best', 'study.toml']\n"
+        "class Interrupted:\n"
+        "    def find_spec(self, name, *_):\n"
+        f"        if name == {loading!r}: raise KeyboardInterrupt\n"
+        "sys.meta_path.insert(0, Interrupted())\n"
+    ) + (script if start == "genopt" else "runpy.run_module('genopt', run_name='__main__')")
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert (ran.returncode, ran.stdout, ran.stderr.strip()) == (130, "", "")
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no full device")
