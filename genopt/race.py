@@ -20,7 +20,6 @@ from numpy.typing import NDArray
 
 from genopt.field import Field, fit
 from genopt.racing import levels
-from genopt.surrogate import log_expected_improvement
 
 Floats = NDArray[np.float64]
 
@@ -109,6 +108,8 @@ def promote(
     moved = np.sqrt(np.maximum(before - after, 1e-30))
     second = max(field.worth[k] for k in standing if k != leader)
     ahead = np.where(np.arange(len(more)) == leader, second, field.worth[leader])
+    from genopt.surrogate import log_expected_improvement
+
     gain = log_expected_improvement(-np.abs(field.worth - ahead), moved, 0.0) - np.log(np.maximum(more, 1))
     return sorted((k for k in standing if more[k] > 0 and may_win[k]), key=lambda k: -gain[k])[:arms]
 

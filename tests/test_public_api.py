@@ -66,3 +66,8 @@ def test_the_machinery_runs_without_the_optional_libraries() -> None:
         f"import sys, genopt as g; g.optimize, g.load, g.evaluate; print([n for n in {optional} if n in sys.modules])"
     )
     assert run(code) == "[]"
+
+
+def test_scipy_waits_for_who_searches_or_tests() -> None:
+    code = "import sys, genopt as g; g.optimize, g.load, g.evaluate; print([n for n in sys.modules if n == 'scipy'])"
+    assert run(code) == "[]"

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
@@ -16,8 +16,10 @@ from optuna.samplers import BaseSampler
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
-from genopt.proposals import Finished, Proposer
 from genopt.space import Choice, Number
+
+if TYPE_CHECKING:
+    from genopt.proposals import Finished, Proposer
 
 
 class HgpSampler(BaseSampler):
@@ -60,6 +62,8 @@ class HgpSampler(BaseSampler):
 
 def finished(trial: FrozenTrial, signs: Sequence[int], constraints: Sequence[str] = ()) -> Finished:
     """A complete trial, its values turned by `signs` so that more is better."""
+    from genopt.proposals import Finished
+
     outcome = _outcome(trial)
     values, estimate = list(trial.values), _number(outcome.get("estimate"))
     if len(values) == 1 and estimate is not None:

@@ -15,7 +15,6 @@ from optuna.trial import FrozenTrial, TrialState
 
 from genopt.errors import SpecError
 from genopt.geometry import Live
-from genopt.proposals import Proposer
 from genopt.space import SearchSpace
 from genopt.study.hgp import HgpSampler
 
@@ -69,6 +68,8 @@ def make_sampler(name: str, seed: int) -> BaseSampler:
 def maker(name: str, seed: int, space: SearchSpace, live: Live | None = None) -> Callable[[int], BaseSampler]:
     """What makes the sampler of each proposal of a study with this seed. What hgp works out once is kept in between."""
     if name == "hgp":
+        from genopt.proposals import Proposer  # who only reads a study need not wait for its arithmetic
+
         proposer = Proposer(space, live)
         return lambda proposal: HgpSampler(proposer, proposal_seed(seed, proposal))
     return lambda proposal: make_sampler(name, proposal_seed(seed, proposal))
