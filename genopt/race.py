@@ -171,8 +171,6 @@ def simulate(
     seed: int,
     *,
     baseline: int = 0,
-    holdout: float = 0.3,
-    arms: int = 4,
     order: Sequence[int] | None = None,
     certain: Sequence[bool] | None = None,
     common: bool = False,
@@ -182,10 +180,10 @@ def simulate(
     """A whole study on recorded scores (arms x examples x samples; higher is better), by the policy of `genopt.search`.
 
     New arms are taken in `order` (default: random) while the calls of `Split` allow; with `gain_below` the study ends
-    when what going on can bring is less. A fraction `holdout` of the examples is kept for the verdict, and one sample
-    of every (arm, example) for its fresh seeds; arms that are `certain` write the same text again and are not asked
-    for it. With `common` seeds all arms take the samples in one order, else each in its own. With `crossfit` no example
-    is kept, and the claim is that of `genopt.crossfit`. Deterministic in `seed`.
+    when what going on can bring is less. 30 % of the examples are kept for the verdict, and one sample of
+    every (arm, example) for its fresh seeds; arms that are `certain` write the same text again and are not asked for
+    it. With `common` seeds all arms take the samples in one order, else each in its own. With `crossfit` no example is
+    kept, and the claim is that of `genopt.crossfit`. Deterministic in `seed`.
     """
     from genopt.crossfit import chosen as choice
     from genopt.crossfit import folds
@@ -194,7 +192,7 @@ def simulate(
     rng = np.random.default_rng(seed)
     n_arms, n_all, samples = table.shape
     shuffled = rng.permutation(n_all)
-    held = shuffled[: round(holdout * n_all)]
+    held = shuffled[: round(0.3 * n_all)]
     tune = shuffled if crossfit else shuffled[len(held) :]
     n = len(tune)
     parts = folds([None] * n) if crossfit else ()
@@ -235,7 +233,7 @@ def simulate(
     while True:
         now = field()
         names, lengths = list(known), list(known.values())
-        chosen = promote(now, lengths, [int(most[k]) for k in names], rng, arms=arms)
+        chosen = promote(now, lengths, [int(most[k]) for k in names], rng, arms=4)
         if gain_below and prospect(now, 0, 0, rng).gain < gain_below:
             break
         if not chosen or split.total - spent < 1:

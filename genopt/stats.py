@@ -129,13 +129,13 @@ def minimum_detectable_effect(sd_difference: float, n: int, *, level: float = 0.
     return shift * sd_difference / math.sqrt(n)
 
 
-def examples_needed(sd_difference: float, effect: float, *, level: float = 0.95, power: float = 0.8) -> int:
+def examples_needed(sd_difference: float, effect: float) -> int:
     """The fewest examples (at least 2) whose minimum detectable effect is at most `effect` (> 0, else ValueError)."""
     if not effect > 0:
         raise ValueError(f"the effect must be greater than 0, not {effect!r}")
 
     def enough(n: int) -> bool:
-        return minimum_detectable_effect(sd_difference, n, level=level, power=power) <= effect
+        return minimum_detectable_effect(sd_difference, n) <= effect
 
     high = 2
     while not enough(high):
@@ -206,15 +206,15 @@ def shrink(means: Sequence[float], ses: Sequence[float]) -> Shrunk:
     return Shrunk(tuple(out_means.tolist()), tuple(np.sqrt(out_vars).tolist()), prior_mean, math.sqrt(tau2))
 
 
-def look_level(look: int, alpha: float = 0.05) -> float:
-    """The level for the `look`-th look (from 1) at the same holdout: alpha / 2**(look - 1).
+def look_level(look: int) -> float:
+    """The level for the `look`-th look (from 1) at the same holdout: 0.05 / 2**(look - 1).
 
-    The sum over all looks ever is below 2 alpha, so whoever keeps raising the budget until something is significant
-    still errs with at most 2 alpha; a single look costs nothing. The confidence level of an interval is 1 minus this.
+    The sum over all looks ever is below 0.1, so whoever keeps raising the budget until something is significant
+    still errs with at most 0.1; a single look costs nothing. The confidence level of an interval is 1 minus this.
     """
     if look < 1:
         raise ValueError(f"looks count from 1, not {look}")
-    return alpha / 2.0 ** (look - 1)
+    return 0.05 / 2.0 ** (look - 1)
 
 
 def _proportion(value: float) -> float:
