@@ -4,7 +4,7 @@ amiss in it would show as a fault of the storage or of the arithmetic."""
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from numbers import Integral, Real
@@ -15,6 +15,7 @@ from genopt.types import BackendInfo, Finish, Generation, Score
 
 COUNTS = ("prompt_tokens", "completion_tokens")
 FINISHES = get_args(Finish)
+PAUSES = (0.5, 2.0, 8.0)  # seconds before a request that the engine says may be tried again is
 
 
 @contextmanager
@@ -32,6 +33,19 @@ def raised(engine: str, method: str) -> Iterator[None]:
             " genopt.BackendError, with retryable=True for what may pass",
         )
         raise failure.with_traceback(error.__traceback__) from error  # the cause alone is lost among tasks
+
+
+async def patiently(ask: Callable[[], Awaitable[Generation]], sleep: Callable[[float], Awaitable[None]]) -> Generation:
+    """What `ask` gives, asked again after growing pauses while the engine says that this may help. Raises what it
+    raises."""
+    for pause in PAUSES:
+        try:
+            return await ask()
+        except BackendError as error:
+            if not error.retryable:
+                raise
+        await sleep(pause)
+    return await ask()
 
 
 def info(given: Any, kind: str) -> BackendInfo:

@@ -152,7 +152,6 @@ class Observer:
     kind: str = ""
     called_off: Counter[str] = field(default_factory=Counter)
     """Calls that were cancelled, by the key of their configuration: who measures it knows whether they are paid for."""
-    attempts: int = 4
     sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
 
     async def observe(
@@ -237,29 +236,28 @@ class Observer:
         return self.prompt.render(example, config.variables, shots)
 
     async def _generate(self, request: Request, key: str) -> Generation:
-        """The generation, trying again with growing pauses while the engine says that may help."""
-        pause = 0.5
-        for attempt in range(1, self.attempts + 1):
+        """The generation; every call of the engine that made none is counted."""
+
+        async def ask() -> Generation:
             try:
                 with handed.raised(f"backend.kind: {self.kind}", "generate"):
                     return handed.generation(await self.backend.generate(request), self.backend)
             except asyncio.CancelledError:
                 self.called_off[key] += 1
                 raise
-            except GenoptError as error:
+            except GenoptError:
                 self.fail()
-                if not isinstance(error, BackendError):
-                    raise
-                if not error.retryable or attempt == self.attempts:
-                    asked = (
-                        f"it was asked about the row {request.example_id!r}; where that alone is to blame, leave it out"
-                        " and go on with --fork NEW_NAME"
-                    )
-                    error.hint = "; ".join(filter(None, [error.hint, asked]))
-                    raise
-            await self.sleep(pause)
-            pause *= 4
-        raise AssertionError("unreachable")
+                raise
+
+        try:
+            return await handed.patiently(ask, self.sleep)
+        except BackendError as error:
+            asked = (
+                f"it was asked about the row {request.example_id!r}; where that alone is to blame, leave it out"
+                " and go on with --fork NEW_NAME"
+            )
+            error.hint = "; ".join(filter(None, [error.hint, asked]))
+            raise
 
     def fail(self, calls: int = 1) -> None:
         """Count calls of the engine that made nothing: they may have cost as much."""

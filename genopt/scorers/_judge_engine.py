@@ -28,8 +28,6 @@ from genopt.scorers._judge_modes import (
 from genopt.spec.mistakes import hint
 from genopt.types import Backend, BackendInfo, Generation, Judgment, Message, ParamValue, Request
 
-ATTEMPTS = 4  # at a request that the engine says may be tried again
-
 
 @dataclass
 class Usage:
@@ -123,21 +121,17 @@ class Asker:
 
     async def _send(self, request: Request) -> Generation:
         """One reply. An engine that fails for good says nothing about the text, so that is not a judgment."""
-        for attempt in range(1, ATTEMPTS + 1):
-            try:
-                async with self.slots:
-                    with handed.raised(f"scorers.{self.name}: {type(self.backend).__name__}", "generate"):
-                        reply = handed.generation(await self.backend.generate(request), self.backend)
-            except BackendError as error:
-                if not error.retryable or attempt == ATTEMPTS:
-                    raise
-            else:
-                self.usage.calls += 1
-                self.usage.prompt_tokens += reply.prompt_tokens
-                self.usage.completion_tokens += reply.completion_tokens
-                return reply
-            await self.sleep(0.5 * 4 ** (attempt - 1))
-        raise AssertionError("unreachable")
+
+        async def ask() -> Generation:
+            async with self.slots:
+                with handed.raised(f"scorers.{self.name}: {type(self.backend).__name__}", "generate"):
+                    return handed.generation(await self.backend.generate(request), self.backend)
+
+        reply = await handed.patiently(ask, self.sleep)
+        self.usage.calls += 1
+        self.usage.prompt_tokens += reply.prompt_tokens
+        self.usage.completion_tokens += reply.completion_tokens
+        return reply
 
 
 def legal(name: str, chosen: Mapping[str, Any], info: BackendInfo) -> dict[str, ParamValue]:
