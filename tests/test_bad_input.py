@@ -94,6 +94,10 @@ CASES: dict[str, tuple[Change, tuple[str, ...]]] = {
     ),
     "shots that are negative": (put("space.shots", {"low": -1, "high": 3}), ("space.shots: -1 is no number",)),
     "more shots than rows": (put("space.shots", {"choices": [0, 500]}), ("space.shots: 500", "tune rows")),
+    "a proxy without a port": (
+        put("storage_proxy", "nowhere"),
+        ("storage_proxy: 'nowhere' is not written as this is. Give host:port of a `genopt studies proxy`",),
+    ),
     "a storage in memory": (put("storage", "sqlite://"), ("storage: a database in memory", "sqlite:///study.db")),
     "a list of texts for one of them": (
         each(put("space.way", ["Tersely.", "At length."]), put("prompt.system", "{{ way }}")),
