@@ -7,26 +7,21 @@ baseline answer the holdout, which the search never saw, with fresh seeds.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
-from typing import Any, Literal
-
-import numpy as np
+from typing import Any
 
 from genopt import guards
+from genopt.conclusions import Conclusion, bounds, concluded, misses, rounded
 from genopt.finals import Candidate, arms_of, feasible
 from genopt.heldout import Pick, answers, picks
-from genopt.objectives import Goal
 from genopt.samples import sample_split
 from genopt.session import Session
-from genopt.stats import UNBOUNDED, PairedResult, examples_needed, look_level, paired
-from genopt.trial import MAX_MISSING, Configuration, Evaluation, mean_of
+from genopt.stats import PairedResult, look_level, paired
+from genopt.trial import Configuration, Evaluation, mean_of
 from genopt.types import Params
 
 SCHEMA = 1
-MISSED = 0.05  # the chance that a baseline whose mean lies on a bound is said to miss it
-Conclusion = Literal["improved", "admissible", "not shown", "worse"]
 
 
 @dataclass(frozen=True)
@@ -207,7 +202,7 @@ def verdict_of(
             **common,
         )
     result, before, after = held_out
-    kind, note = conclusion or _conclusion(result, before, after, plan.goal, level)
+    kind, note = conclusion or concluded(result, before, after, plan.goal, level)
     note = "; ".join(filter(None, [note, *guards.notes(before, after, plan.goal, plan.scorers)]))
     sign = plan.goal.sign
     number = session.known[winner.key].number
@@ -231,88 +226,10 @@ def verdict_of(
     )
 
 
-def _conclusion(
-    result: PairedResult, before: Evaluation, after: Evaluation, goal: Goal, level: float
-) -> tuple[Conclusion, str]:
-    """What the holdout shows, and what has to be said with it."""
-    kind: Conclusion = "not shown"
-    if result.p_value < level and result.difference != 0:
-        kind = "improved" if result.difference > 0 else "worse"
-    notes = [misses("the baseline", before, goal)]
-    why = barred(after, goal)
-    if why and (kind == "improved" or shown_to_miss(before, goal)):
-        kind = "worse" if kind == "worse" else "not shown"
-        notes.append(why)
-    elif kind == "not shown" and result.low > 0:
-        notes.append("too few examples differ: the p-value, which assumes nothing about the scores, decides")
-    elif result.ties == result.n > 0:  # the interval has no width; what no example shows may be on 3 / n of them
-        notes.append(
-            f"both were worth the same on all {result.n} examples: a difference on fewer than about"
-            f" {min(1.0, 3 / result.clusters):.0%} of such examples would likely stay unseen"
-        )
-    elif kind == "not shown" and result.difference > 0 and result.se < UNBOUNDED:
-        needed = examples_needed(result.se * math.sqrt(result.n), result.difference)
-        notes.append(
-            f"if the true gain is {result.difference:.4f}, showing it takes about {needed:,} held-out examples"
-        )
-    return admissible(kind, before, why, goal), "; ".join(filter(None, notes))
-
-
-def admissible(kind: Conclusion, before: Evaluation, why: str, goal: Goal) -> Conclusion:
-    """The conclusion on a winner that is barred for `why` ("" where nothing bars it). A constraint is a must: a winner
-    that meets them all is to be used in the place of a baseline that is shown to miss one, whatever that costs."""
-    return "admissible" if kind != "improved" and not why and shown_to_miss(before, goal) else kind
-
-
-def shown_to_miss(evaluation: Evaluation, goal: Goal) -> bool:
-    """Whether its mean lies beyond a bound, and within it with probability MISSED at most; never where nothing is known
-    of it."""
-    sides = replace(goal, constraints=tuple(side for c in goal.constraints for side in c.sides()))
-    chances, violations = evaluation.chances(sides), sides.violations(evaluation.means())
-    return any(0 < violations[name] < math.inf and chances[name] <= MISSED for name in chances)
-
-
-def misses(who: str, evaluation: Evaluation, goal: Goal) -> str:
-    """Which constraints a configuration misses, in words; "" when none."""
-    violated = [name for name, violation in goal.violations(evaluation.means()).items() if violation > 0]
-    return f"{who} misses {', '.join(violated)}" if violated else ""
-
-
-def barred(evaluation: Evaluation, goal: Goal) -> str:
-    """Why a winner's gain cannot be claimed, in words: it misses a constraint, does not meet one as surely as is asked
-    for, or could not be scored; "" where it can."""
-    if missed := misses("the winner", evaluation, goal):
-        return missed
-    if evaluation.missing() > MAX_MISSING:
-        return f"{evaluation.missing():.0%} of the winner's observations there could not be scored"
-    asked = {str(c): c.confidence for c in goal.constraints}
-    return "; ".join(
-        f"the winner meets {name} with {chance:.0%} confidence, and {asked[name]:.0%} is asked for"
-        for name, chance in goal.doubtful(evaluation.chances(goal)).items()
-    )
-
-
-def bounds(before: Evaluation, after: Evaluation, goal: Goal) -> dict[str, Any]:
-    """Every constraint on the holdout: the means of winner and baseline, and how sure it is that each meets it."""
-    sides = {"winner": after, "baseline": before}
-    found: dict[str, Any] = {}
-    for constraint in goal.constraints:
-        name = str(constraint)
-        found[name] = {"confidence": constraint.confidence}
-        for who, evaluation in sides.items():
-            mean = _round(evaluation.means().get(constraint.metric))
-            found[name][who] = {"mean": mean, "probability": _round(evaluation.chances(goal)[name])}
-    return found
-
-
 def _metrics(before: Evaluation, after: Evaluation, names: set[str]) -> dict[str, Any]:
     """Mean of each of these metrics on the holdout, winner and baseline."""
     old, new = before.means(), after.means()
-    return {name: {"winner": _round(new.get(name)), "baseline": _round(old.get(name))} for name in sorted(names)}
-
-
-def _round(value: float | None) -> float | None:
-    return None if value is None or not np.isfinite(value) else round(value, 6)
+    return {name: {"winner": rounded(new.get(name)), "baseline": rounded(old.get(name))} for name in sorted(names)}
 
 
 def shown(params: Params) -> dict[str, Any]:

@@ -15,19 +15,8 @@ import numpy as np
 
 from genopt import fronts
 from genopt.claims import max_t
-from genopt.confirm import (
-    Conclusion,
-    Verdict,
-    admissible,
-    barred,
-    compared,
-    looked,
-    misses,
-    nobody,
-    shown,
-    shown_to_miss,
-    verdict_of,
-)
+from genopt.conclusions import Conclusion, admissible, barred, misses, shown_to_miss
+from genopt.confirm import Verdict, compared, looked, nobody, shown, verdict_of
 from genopt.field import Field, fit
 from genopt.finals import Candidate, Further, admitted, arms_of, feasible, reliable, remember
 from genopt.fronts import Floats

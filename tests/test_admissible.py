@@ -14,8 +14,9 @@ import pytest
 from numpy.typing import NDArray
 from scipy import stats
 
+from genopt import conclusions
 from genopt.cli.work import _settings
-from genopt.confirm import MISSED, _conclusion
+from genopt.conclusions import MISSED
 from genopt.crossfit import chosen
 from genopt.dashboard.notes import study_note
 from genopt.export import settings
@@ -264,7 +265,7 @@ def concluded(constraint: Constraint, now: NDArray[np.float64], winner: float, s
     before = evaluation("base", {"right": r.normal(0.6, 0.2, n), constraint.metric: now})
     after = evaluation("new", {"right": r.normal(0.6 - loss, 0.2, n), constraint.metric: np.full(n, winner)})
     result = paired(after.utility(), before.utility(), resamples=400, seed=seed)
-    return _conclusion(result, before, after, Goal((Objective("right", "maximize"),), (constraint,)), 0.05)[0]
+    return conclusions.concluded(result, before, after, Goal((Objective("right", "maximize"),), (constraint,)), 0.05)[0]
 
 
 @pytest.mark.parametrize("n", [20, 80])

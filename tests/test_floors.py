@@ -24,7 +24,7 @@ FLOORS: dict[int, str] = {
     4: "study",
     5: "trial answers harvest meter schedule plan checks names prepare output",
     6: "pace session recall heldout samples workers progress guards outcomes starts warm desk purse search finals"
-    " pareto confirm fork runner"
+    " pareto conclusions confirm fork runner"
     " evaluation rescore archive export observations report compare judging imported",
     7: "cli console dashboard template testing __main__ __init__",
 }
