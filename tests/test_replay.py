@@ -14,7 +14,7 @@ import pytest
 
 pytest.importorskip("pyarrow", reason="pyarrow is not installed")
 
-from benchmarks.search import studies
+from benchmarks.search import studies, warm
 from benchmarks.search.intervals import mean, rate
 from benchmarks.search.outcomes import append, read
 from benchmarks.search.policies import PLAIN, optuna_tpe
@@ -22,6 +22,8 @@ from benchmarks.search.replay import Metric, Replay
 from benchmarks.search.table import Table, load, names, save
 from benchmarks.search.world import World
 from genopt.errors import BackendError, SpecError
+from genopt.space import SearchSpace
+from genopt.study import open_study
 from genopt.testing import BackendContract, Probe, ScorerContract, written
 from genopt.types import Backend, BackendInfo, Example, Generation, Message, Request, Scorer
 
@@ -183,6 +185,20 @@ def test_a_whole_study_with_a_switch_and_a_prompt_variant_runs_on_a_table(tmp_pa
     append(tmp_path / "results.jsonl", table, studies.NAME, 0.1, 3, found)
     line = next(iter(read(tmp_path / "results.jsonl")))
     assert line["regret"] == pytest.approx(100 * (table.truth.max() - table.truth[found.winner]), abs=1e-3)
+
+
+def test_a_study_of_the_new_half_begins_with_what_the_old_half_chose(tmp_path: Path) -> None:
+    table = load("stories")
+    old, new = warm.halves(table, 1)
+    assert sorted([*old, *new]) == sorted(table.examples) and len(old) == len(new)
+    losses = [100 * (table.truth.max() - truth) for truth in table.truth]
+    known = tmp_path / "known.db"
+    for name, examples, budget in (("earlier", old, 0.2), ("later", new, 0.05)):
+        found = warm.regret(table, examples, budget, known, 1, name=name)
+        assert min(abs(found - loss) for loss in losses) < 1e-9
+    later = open_study(f"sqlite:///{known}", "later", SearchSpace({}), create=False)
+    assert later.attribute("warm_start") == ["earlier"] * 3
+    later.close()
 
 
 def test_a_world_bills_what_is_new_and_shares_its_draws() -> None:
