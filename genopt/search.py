@@ -66,9 +66,11 @@ async def _affordable(session: Session, config: Configuration) -> None:
     """Raise SpecError where the tokens of the budget do not even pay for the baseline, as soon as some of its texts
     tell what one takes: nothing could be tried, and much more would be spent."""
     spec, meter = session.plan.spec, session.meter
-    if spec.budget.tokens is None or config.key in session.known:
+    if spec.budget.tokens is None:
         return
     await session.measure(config, upto=FEW)
+    if await session.db(session.study.attribute, "baseline") is not None:  # what was spent since is not the baseline's
+        return
     texts = len(session.plan.tune) * (1 if config.deterministic else spec.search.repeats * config.n)
     takes = texts * meter.tokens / max(1, meter.made)
     if takes > spec.budget.tokens:

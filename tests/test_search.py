@@ -226,6 +226,15 @@ def test_a_budget_of_tokens_that_does_not_pay_for_the_baseline_ends_the_study_at
     assert set(before) < set(generations(tmp_path))
 
 
+def test_what_others_take_is_not_held_against_a_baseline_that_is_paid_for(tmp_path: Path) -> None:
+    """Its 24 texts have 30 tokens each, those of the search more than ten times as many; it is no trial itself."""
+    table = study(tmp_path, count=40, space={"top_k": {"low": 300, "high": 320}}, baseline={"top_k": 20})
+    table["backend"] = {"kind": "tests.test_admissible:Wordy", "model": "toy"}
+    spent = run(table | {"budget": {"tokens": 20_000}}, tmp_path).decided().tokens
+    assert spent > 10_000
+    assert run(table | {"budget": {"tokens": 2_000}}, tmp_path).decided().tokens == spent
+
+
 def test_what_can_be_shown_is_told_of_scores_that_differ(tmp_path: Path) -> None:
     """0.1 + 0.2 is not 0.3 to a computer: the mean of equal scores may differ from them by rounding."""
 
