@@ -32,7 +32,8 @@ def resolve(
     for name in space.names() - chosen.keys():
         domain = domains.get(name)
         if domain is not None and domain.neutral:
-            params[name] = domain.coerce(domain.neutral[0])
+            off = domain.neutral[0]
+            params[name] = off if off is None else domain.coerce(off)
     for name, value in chosen.items():
         params[name] = domains[name].coerce(value) if name in domains and value is not None else value
     return params

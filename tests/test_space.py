@@ -442,6 +442,13 @@ def test_what_has_no_neutral_value_stays_as_it_is_today() -> None:
     assert resolved(space, {"s": "b", "max_tokens": 8}) == TODAY | {"max_tokens": 8, "s": "b"}
 
 
+def test_a_parameter_that_is_off_where_nothing_is_sent_is_not_sent() -> None:
+    space = SearchSpace({"way": Switch({"plain": {}, "penal": {"penalty": Number(1, 2)}})})
+    domains = {"penalty": Domain("float", "", 0.0, 2.0, neutral=(None, 1.0))}
+    found = resolve({"way": "plain"}, space=space, today={"penalty": 1.5}, domains=domains)
+    assert found == {"way": "plain", "penalty": None}
+
+
 def test_prompt_variables_and_absent_values_pass_through() -> None:
     space = SearchSpace({"style": Choice.of(["", "brief"])})
     assert resolved(space, {"style": "brief"}) == TODAY | {"style": "brief"}
