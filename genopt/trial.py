@@ -31,6 +31,7 @@ from genopt.tables import FAILED, Donor, Row, generation_row, score_row
 from genopt.types import Backend, Example, Generation, Message, Params, Phase, Request, Score, Scorer
 
 MAX_MISSING = 0.05  # fraction of observations without a utility beyond which a configuration cannot win
+ASKED = "it was asked about the row"
 
 
 @dataclass(frozen=True)
@@ -252,11 +253,12 @@ class Observer:
         try:
             return await handed.patiently(ask, self.sleep)
         except BackendError as error:
-            asked = (
-                f"it was asked about the row {request.example_id!r}; where that alone is to blame, leave it out"
-                " and go on with --fork NEW_NAME"
-            )
-            error.hint = "; ".join(filter(None, [error.hint, asked]))
+            if ASKED not in error.hint:  # one error may end many requests
+                row = (
+                    f"{ASKED} {request.example_id!r}; where that alone is to blame, leave it out"
+                    " (a study that has begun goes on with --fork NEW_NAME)"
+                )
+                error.hint = "; ".join(filter(None, [error.hint, row]))
             raise
 
     def fail(self, calls: int = 1) -> None:

@@ -324,6 +324,18 @@ def test_a_final_error_is_not_tried_again() -> None:
     assert len(bench.engine.requests) == 1
 
 
+def test_an_error_that_ends_many_requests_names_the_row_of_the_first() -> None:
+    error = BackendError("there is no engine any more", hint="start it")
+    bench = Bench(engine=Engine(errors=[error, error]))
+    for example in range(2):
+        with pytest.raises(BackendError):
+            bench.observe(example=example)
+    assert error.hint == (
+        "start it; it was asked about the row 'r0'; where that alone is to blame, leave it out (a study that has begun"
+        " goes on with --fork NEW_NAME)"
+    )
+
+
 def test_a_scorers_own_exception_names_scorer_and_example() -> None:
     with pytest.raises(ScorerError, match=r"'right' failed on example 'r0': ZeroDivisionError"):
         Bench(scorer=Recorder(fails=ZeroDivisionError("x"))).observe()
