@@ -20,6 +20,7 @@ from sqlalchemy.sql.functions import GenericFunction
 from genopt.errors import StudyError
 
 T = TypeVar("T")
+_here = threading.local()  # .over: the event that ends the patience with which this thread is in the database
 log = logging.getLogger(__name__)
 SQLITE = b"SQLite format 3\0"  # how a database's file begins
 URL_HINT = "write e.g. sqlite:///study.db or postgresql://user:password@host/database; %40 stands for @ in a password"
@@ -129,6 +130,12 @@ class StorageAway(StudyError):
     exit_code = 75
 
 
+def hurried() -> bool:
+    """Whether the patience of this thread was ended while it waits inside the database (see Patience.end)."""
+    over: threading.Event | None = getattr(_here, "over", None)
+    return over is not None and over.is_set()
+
+
 class Locked(StudyError):
     """Another process has an SQLite file for itself."""
 
@@ -154,6 +161,7 @@ class Patience:
     def __call__(self, action: Callable[[], T]) -> T:
         """What `action` gives. Raises what it raises, StorageAway when the database stays away, and StudyError when it
         can no longer be written."""
+        _here.over = self._over
         began = time.monotonic()
         told, pause = False, 0.1
         while True:

@@ -178,6 +178,14 @@ def impatient(busy: float) -> None:
     connections.BUSY, connections.HICCUP = busy, 0.1
 
 
+def says(waiting: Command, words: str) -> None:
+    """Wait until it has said so, and waits itself."""
+    end = time.monotonic() + 60
+    while words not in waiting.said() and time.monotonic() < end:
+        time.sleep(0.05)
+    assert waiting.poll() is None
+
+
 @pytest.mark.parametrize("words", [["best", "study.toml"], ["optimize", "study.toml", "--set", "budget.trials=2"]])
 def test_a_database_that_another_program_has_locked_is_named_once_and_waited_for(
     tmp_path: Path, words: list[str]
@@ -193,13 +201,22 @@ def test_a_database_that_another_program_has_locked_is_named_once_and_waited_for
         assert ended.code == 2, ended.err
         assert ended.err.splitlines()[0] == f"{told}; waiting for it to be done"
         assert f"error: {told}" in ended.err and "close the file there" in ended.err.splitlines()[-1]
-        end = time.monotonic() + 60
-        while told not in waiting.said() and time.monotonic() < end:
-            time.sleep(0.05)
-        assert waiting.poll() is None
+        says(waiting, told)
         connection.execute("ROLLBACK")
     ended = waiting.finish()
     assert ended.code == 0 and ended.err.count(told) == 1, ended.err
+
+
+def test_who_holds_nothing_stops_at_once_though_the_database_is_locked(tmp_path: Path) -> None:
+    write_study(tmp_path, trials=1, rows=24)
+    assert complete(tmp_path).code == 0
+    with closing(sqlite3.connect(tmp_path / "toy.db", isolation_level=None)) as connection:
+        connection.execute("BEGIN EXCLUSIVE")
+        with command(tmp_path, "--set", "budget.trials=2", prepare=partial(impatient, 60.0)) as waiting:
+            says(waiting, "is locked")
+            waiting.send(signal.SIGTERM)
+            ended = waiting.finish(20)
+    assert ended.code == 75 and "Traceback" not in ended.err, ended.err
 
 
 def test_two_processes_work_on_one_study_at_once(tmp_path: Path) -> None:
