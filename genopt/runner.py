@@ -46,8 +46,8 @@ class Result:
 
     @property
     def params(self) -> dict[str, Any]:
-        """The settings to use: the winner's, or the baseline's when no improvement is shown and it meets the
-        constraints as well as the winner does."""
+        """The settings to use: the winner's where it is shown to improve on the baseline, or to meet constraints that
+        this misses; else the baseline's."""
         return dict(to_use(self.verdict.to_json()))
 
 
