@@ -96,7 +96,7 @@ CASES: dict[str, tuple[Change, tuple[str, ...]]] = {
     "more shots than rows": (put("space.shots", {"choices": [0, 500]}), ("space.shots: 500", "tune rows")),
     "a proxy without a port": (
         put("storage_proxy", "nowhere"),
-        ("storage_proxy: 'nowhere' is not written as this is. Give host:port of a `genopt studies proxy`",),
+        ("storage_proxy: 'nowhere' is not written as it has to be. Give host:port of a `genopt studies proxy`",),
     ),
     "a storage in memory": (put("storage", "sqlite://"), ("storage: a database in memory", "sqlite:///study.db")),
     "a list of texts for one of them": (

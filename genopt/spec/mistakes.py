@@ -171,7 +171,7 @@ def _say(item: Any, where: Where, table: dict[str, Any], of: type[BaseModel]) ->
     if kind in ("too_short", "string_too_short"):
         return "is empty. Give at least one" if kind == "too_short" else "is empty. Write a text"
     if kind == "string_pattern_mismatch" and (model := _model_at(where[:-1], table, of)) and name in model.model_fields:
-        return f"{_short(given)} is not written as this is. Give {model.model_fields[name].description}"
+        return f"{_short(given)} is not written as it has to be. Give {model.model_fields[name].description}"
     return f"{_short(given)} is not allowed: {item['msg'][0].lower()}{item['msg'][1:]}"
 
 
