@@ -69,6 +69,7 @@ async def _affordable(session: Session, config: Configuration) -> None:
     if spec.budget.tokens is None:
         return
     await session.measure(config, upto=FEW)
+    await session.learn()  # another worker may have paid for them
     if await session.db(session.study.attribute, "baseline") is not None:  # what was spent since is not the baseline's
         return
     texts = len(session.plan.tune) * (1 if config.deterministic else spec.search.repeats * config.n)

@@ -22,6 +22,8 @@ from genopt.prepare import prepare
 from genopt.purse import Purse
 from genopt.report.markdown import markdown_report
 from genopt.report.material import collect
+from genopt.runner import optimize_async
+from genopt.search import measure_baseline
 from genopt.session import Session
 from genopt.spec.read import make_study
 from genopt.study import TrialRecord
@@ -224,6 +226,19 @@ def test_a_budget_of_tokens_that_does_not_pay_for_the_baseline_ends_the_study_at
     assert len(before) == 8
     assert run(table | {"budget": {"tokens": 3000}}, tmp_path).decided().tokens <= 3000
     assert set(before) < set(generations(tmp_path))
+
+
+def test_a_worker_that_made_none_of_the_baseline_s_texts_refuses_a_budget_of_tokens_as_well(tmp_path: Path) -> None:
+    table = study(tmp_path, count=40, budget={"tokens": 240})
+
+    async def beside() -> None:
+        async with opened(table, tmp_path) as (_, session, _):
+            for work in (optimize_async(make_study(table, folder=tmp_path)), measure_baseline(session)):
+                with pytest.raises(SpecError, match="240 is too few"):
+                    await work
+
+    asyncio.run(beside())
+    assert len(generations(tmp_path)) == 8
 
 
 def test_what_others_take_is_not_held_against_a_baseline_that_is_paid_for(tmp_path: Path) -> None:
