@@ -29,12 +29,9 @@ def resolve(
     value), not left at today's value. `today` is in the domains' own types; what is chosen comes to be so here.
     """
     params = dict(today)
-    for name in space.names() - chosen.keys():
-        domain = domains.get(name)
-        if domain is not None and domain.neutral:
-            off = domain.neutral[0]
-            params[name] = off if off is None else domain.coerce(off)
-    for name, value in chosen.items():
+    others = (space.names() - chosen.keys()) & domains.keys()
+    off = {name: domains[name].neutral[0] for name in others if domains[name].neutral}
+    for name, value in {**off, **chosen}.items():
         params[name] = domains[name].coerce(value) if name in domains and value is not None else value
     return params
 

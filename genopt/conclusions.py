@@ -22,33 +22,41 @@ def concluded(
     result: PairedResult, before: Evaluation, after: Evaluation, goal: Goal, level: float
 ) -> tuple[Conclusion, str]:
     """What the holdout shows, and what has to be said with it."""
-    kind: Conclusion = "not shown"
+    seen: Conclusion = "not shown"
     if result.p_value < level and result.difference != 0:
-        kind = "improved" if result.difference > 0 else "worse"
-    notes = [misses("the baseline", before, goal)]
-    why = barred(after, goal)
-    if why and (kind == "improved" or shown_to_miss(before, goal)):
-        kind = "worse" if kind == "worse" else "not shown"
-        notes.append(why)
-    elif kind == "not shown" and result.low > 0:
-        notes.append("too few examples differ: the p-value, which assumes nothing about the scores, decides")
-    elif result.ties == result.n > 0:  # the interval has no width; what no example shows may be on 3 / n of them
-        notes.append(
+        seen = "improved" if result.difference > 0 else "worse"
+    kind, why = constrained(seen, before, after, goal)
+    notes = [misses("the baseline", before, goal), why or _size(seen, result)]
+    return kind, "; ".join(filter(None, notes))
+
+
+def _size(seen: Conclusion, result: PairedResult) -> str:
+    """What the number of examples has to do with what was seen, where it has."""
+    if seen == "not shown" and result.low > 0:
+        return "too few examples differ: the p-value, which assumes nothing about the scores, decides"
+    if result.ties == result.n > 0:  # the interval has no width; what no example shows may be on 3 / n of them
+        return (
             f"both were worth the same on all {result.n} examples: a difference on fewer than about"
             f" {min(1.0, 3 / result.clusters):.0%} of such examples would likely stay unseen"
         )
-    elif kind == "not shown" and result.difference > 0 and result.se < UNBOUNDED:
+    if seen == "not shown" and result.difference > 0 and result.se < UNBOUNDED:
         needed = examples_needed(result.se * math.sqrt(result.n), result.difference)
-        notes.append(
-            f"if the true gain is {result.difference:.4f}, showing it takes about {needed:,} held-out examples"
-        )
-    return admissible(kind, before, why, goal), "; ".join(filter(None, notes))
+        return f"if the true gain is {result.difference:.4f}, showing it takes about {needed:,} held-out examples"
+    return ""
 
 
-def admissible(kind: Conclusion, before: Evaluation, why: str, goal: Goal) -> Conclusion:
-    """The conclusion on a winner that is barred for `why` ("" where nothing bars it). A constraint is a must: a winner
-    that meets them all is to be used in the place of a baseline that is shown to miss one, whatever that costs."""
-    return "admissible" if kind != "improved" and not why and shown_to_miss(before, goal) else kind
+def constrained(kind: Conclusion, before: Evaluation, after: Evaluation, goal: Goal) -> tuple[Conclusion, str]:
+    """What a conclusion comes to by the constraints, and why the winner is barred where that decides, else "".
+
+    A constraint is a must: a winner that meets them all is to be used in the place of a baseline that is shown to miss
+    one, whatever that costs, and one that is barred is not, whatever it gains.
+    """
+    missed, why = shown_to_miss(before, goal), barred(after, goal)
+    if not why:
+        return ("admissible" if missed and kind != "improved" else kind), ""
+    if kind == "improved":
+        return "not shown", why
+    return kind, why if missed else ""
 
 
 def shown_to_miss(evaluation: Evaluation, goal: Goal) -> bool:

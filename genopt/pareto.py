@@ -15,7 +15,7 @@ import numpy as np
 
 from genopt import fronts
 from genopt.claims import max_t
-from genopt.conclusions import Conclusion, admissible, barred, misses, shown_to_miss
+from genopt.conclusions import Conclusion, barred, constrained, misses, shown_to_miss
 from genopt.confirm import Verdict, compared, looked, nobody, shown, verdict_of
 from genopt.field import Field, fit
 from genopt.finals import Candidate, Further, admitted, arms_of, feasible, reliable, remember
@@ -247,15 +247,13 @@ def _conclusion(found: Front, numbers: Sequence[int | None]) -> tuple[Conclusion
         notes.append(f"a trade: better in {', '.join(better)}, {' and '.join(paid)} than the baseline")
     elif better or worse:
         kind = "improved" if better else "worse"
-    why = barred(after, found.goal)
-    if why and (kind == "improved" or shown_to_miss(found.baseline, found.goal)):
-        kind = "worse" if kind == "worse" else "not shown"
-        notes.append(why)
+    kind, why = constrained(kind, found.baseline, after, found.goal)
+    notes.append(why)
     for other, number in enumerate(numbers):
         gains = found.shown(other, "better")
         if other != place and gains and not found.behind(other):
             notes.append(f"trial {number} of the front is better in {', '.join(gains)}, too, and behind in nothing")
-    return admissible(kind, found.baseline, why, found.goal), "; ".join(filter(None, notes))
+    return kind, "; ".join(filter(None, notes))
 
 
 async def _kept(session: Session, baseline: Evaluation, note: str) -> Verdict:

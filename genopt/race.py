@@ -27,6 +27,7 @@ FIRST = (8, 0.15)  # the first look at an arm: at least so many examples, and at
 PILOT = 12  # the same before anything is known of the spread between arms
 ALPHA = 0.3  # the chance that an arm as good as the best is parked, over all looks together; it may be taken up again
 FEW = 10  # arms without which nothing is said of those to come
+HELD, FINALISTS = 0.3, 4  # of a simulated study: the share of examples held out, and arms in a round of the choice
 FINALS = 0.35  # of the calls before the verdict, what is kept for the choice among those that may be best
 
 
@@ -94,6 +95,8 @@ def promote(
     gradient; Frazier, Powell and Dayanik 2008). A chance of winning alone would not do: an arm of which much is known
     has little left to show, and one that saw a few unlucky examples has.
     """
+    from genopt.surrogate import log_expected_improvement  # brings scipy, which only the choice needs
+
     standing = sorted(set(field.stands))
     draws = field.worth[:, None] + _root(field.covariance) @ rng.standard_normal((len(field.worth), 512))
     leader = field.stands[int(np.argmax(field.worth))]
@@ -108,8 +111,6 @@ def promote(
     moved = np.sqrt(np.maximum(before - after, 1e-30))
     second = max(field.worth[k] for k in standing if k != leader)
     ahead = np.where(np.arange(len(more)) == leader, second, field.worth[leader])
-    from genopt.surrogate import log_expected_improvement
-
     gain = log_expected_improvement(-np.abs(field.worth - ahead), moved, 0.0) - np.log(np.maximum(more, 1))
     return sorted((k for k in standing if more[k] > 0 and may_win[k]), key=lambda k: -gain[k])[:arms]
 
@@ -180,7 +181,7 @@ def simulate(
     """A whole study on recorded scores (arms x examples x samples; higher is better), by the policy of `genopt.search`.
 
     New arms are taken in `order` (default: random) while the calls of `Split` allow; with `gain_below` the study ends
-    when what going on can bring is less. 30 % of the examples are kept for the verdict, and one sample of
+    when what going on can bring is less. A fraction HELD of the examples is kept for the verdict, and one sample of
     every (arm, example) for its fresh seeds; arms that are `certain` write the same text again and are not asked for
     it. With `common` seeds all arms take the samples in one order, else each in its own. With `crossfit` no example is
     kept, and the claim is that of `genopt.crossfit`. Deterministic in `seed`.
@@ -192,7 +193,7 @@ def simulate(
     rng = np.random.default_rng(seed)
     n_arms, n_all, samples = table.shape
     shuffled = rng.permutation(n_all)
-    held = shuffled[: round(0.3 * n_all)]
+    held = shuffled[: round(HELD * n_all)]
     tune = shuffled if crossfit else shuffled[len(held) :]
     n = len(tune)
     parts = folds([None] * n) if crossfit else ()
@@ -233,7 +234,7 @@ def simulate(
     while True:
         now = field()
         names, lengths = list(known), list(known.values())
-        chosen = promote(now, lengths, [int(most[k]) for k in names], rng, arms=4)
+        chosen = promote(now, lengths, [int(most[k]) for k in names], rng, arms=FINALISTS)
         if gain_below and prospect(now, 0, 0, rng).gain < gain_below:
             break
         if not chosen or split.total - spent < 1:
