@@ -404,9 +404,9 @@ def started(way: str, model: Path, **given: Any) -> tuple[list[str], dict[str, s
     return [sys.executable, "-W", "ignore", __file__, "--task", json.dumps(task)], waiting | dict(os.environ) | QUIET
 
 
-def rate(run: Mapping[str, float]) -> float:
+def rate(run: Mapping[str, float], by: str = "") -> float:
     """Tokens per second of what counts."""
-    return run["tokens"] / run["wall" if has_gpu() else "cpu"]
+    return run["tokens"] / run[by or ("wall" if has_gpu() else "cpu")]
 
 
 def told(ratios: Sequence[float]) -> str:
@@ -441,12 +441,13 @@ def rung(model: Path, runs: int) -> None:
     found = list(alternate(("together", "apart", "once"), model, rounds, length=32, options=options))
     for examples in (8, 40):
         of = [ways for asked, ways in zip(rounds, found, strict=True) if asked == examples]
-        speeds = [round(statistics.median(rate(ways[n]) for ways in of)) for n in (0, 1)]
-        ours, vllms = ([rate(ways[n]) / rate(ways[1]) for ways in of] for n in (0, 2))
-        print(
-            f"{examples} x {CONFIGURATIONS}: {speeds[0]:,} and {speeds[1]:,} tokens/s, {told(ours)} times;"
-            f" vLLM's own call of them all {told(vllms)} times"
-        )
+        for by in ("wall",) if has_gpu() else ("wall", "cpu"):
+            speeds = [round(statistics.median(rate(ways[n], by) for ways in of)) for n in (0, 1)]
+            ours, vllms = ([rate(ways[n], by) / rate(ways[1], by) for ways in of] for n in (0, 2))
+            print(
+                f"{examples} x {CONFIGURATIONS}, tokens per {by} second: {speeds[0]:,} and {speeds[1]:,},"
+                f" {told(ours)} times; vLLM's own call of them all {told(vllms)} times"
+            )
 
 
 def prefix(model: Path, runs: int) -> None:
