@@ -12,6 +12,7 @@ import threading
 from collections import deque
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
+from types import SimpleNamespace
 from typing import Any
 
 from genopt.backends._vllm_options import Options
@@ -71,6 +72,7 @@ class Engine:
         plain = options.raw or getattr(self._tokenizer, "chat_template", "") is None
         self.prompt_kind = "raw" if plain else "template"
         self._ids = lru_cache(maxsize=_REMEMBERED)(self._encoded)
+        self._unread: dict[str, Any] = {}  # the parameters of requests whose tokens vLLM hands over without a text
         self._closing = threading.Event()
         if hasattr(llm.engine_core, "outputs_queue"):
             threading.Thread(target=self._watch, name="genopt-vllm-watch", daemon=True).start()
@@ -109,19 +111,26 @@ class Engine:
         if adapter != NO_LORA:
             place = list(self.adapters).index(str(adapter)) + 1
             lora = LoRARequest(str(adapter), place, self.adapters[str(adapter)])
+        params = sampling_params(request)
         try:
-            self._llm.add_request(name, prompt, sampling_params(request), lora_request=lora)
+            self._llm.add_request(name, prompt, params, lora_request=lora)
         except EngineDeadError:
             raise
         except Exception as error:
             self._llm.abort_request([name])  # else it stays on the engine's books for ever
             raise BackendError(f"vLLM refuses the request: {error}") from error
+        if not params.detokenize:
+            self._unread[name] = params
         return None
 
     def step(self) -> list[tuple[str, Generation | BackendError]]:
         """One step for everything that runs; the texts that it finished, and requests that vLLM gave up. An exception
         means that the engine is broken."""
-        done = [(output.request_id, _generation(output)) for output in self._llm.step() if output.finished]
+        done = [
+            (output.request_id, _generation(output, self._text(output)))
+            for output in self._llm.step()
+            if output.finished
+        ]
         made = [generation for _, generation in done if isinstance(generation, Generation)]
         self._lengths.extend(each.prompt_tokens + each.completion_tokens for each in made)
         return done
@@ -129,6 +138,8 @@ class Engine:
     def abort(self, names: Sequence[str]) -> None:
         """Stop requests; their slots and memory are free at the next step."""
         self._llm.abort_request(list(names))
+        for name in names:
+            self._unread.pop(name, None)
 
     def close(self) -> None:
         """End the engine and free its memory."""
@@ -158,6 +169,24 @@ class Engine:
             if core.resources.engine_dead:
                 core.outputs_queue.put_nowait(RuntimeError("its process ended"))
                 return
+
+    def _text(self, output: Any) -> str:
+        """A finished request's text; where vLLM did not read its tokens one by one, by vLLM's own reader at once."""
+        (made,) = output.outputs
+        params = self._unread.pop(output.request_id, None)
+        if params is None:
+            return str(made.text)
+        from vllm.v1.engine.detokenizer import IncrementalDetokenizer
+
+        asked = SimpleNamespace(
+            request_id=output.request_id,
+            sampling_params=params,
+            prompt_token_ids=output.prompt_token_ids,
+            prompt_embeds=None,
+        )
+        reader: Any = IncrementalDetokenizer.from_new_request(self._tokenizer, asked)
+        reader.update(list(made.token_ids), made.finish_reason == "stop")
+        return str(reader.get_next_output_text(finished=True, delta=False))
 
     def _encoded(self, messages: tuple[Message, ...]) -> tuple[int, ...]:
         """The prompt's ids, at least one. Raises BackendError when the chat template refuses the messages."""
@@ -219,8 +248,8 @@ def _content(message: Message) -> Any:
     return [*parts, {"type": "text", "text": message.content}]
 
 
-def _generation(output: Any) -> Generation | BackendError:
-    """A finished request."""
+def _generation(output: Any, text: str) -> Generation | BackendError:
+    """A finished request that wrote `text`."""
     (made,) = output.outputs
     if made.finish_reason not in _FINISH:  # e.g. a grammar that cannot be compiled
         return BackendError(f"vLLM gave the request up: it ended with {made.finish_reason!r}")
@@ -231,7 +260,7 @@ def _generation(output: Any) -> Generation | BackendError:
     if made.logprobs is not None:
         logprobs = tuple(_told(place, token) for place, token in zip(made.logprobs, ids, strict=False))
     return Generation(
-        text=made.text,
+        text=text,
         finish=_FINISH[made.finish_reason],
         prompt_tokens=len(output.prompt_token_ids),
         completion_tokens=len(ids),

@@ -90,9 +90,12 @@ def sampling_params(request: Request) -> Any:
         structure = StructuredOutputsParams(regex=request.regex)
     elif request.choices:
         structure = StructuredOutputsParams(choice=list(request.choices))
+    stop = list(_texts(request.params.get("stop")))
     return SamplingParams(
         **params,
-        stop=list(_texts(request.params.get("stop"))),
+        stop=stop,
+        # To read every token as it comes takes time of each step; only stop strings and told tokens need it.
+        detokenize=bool(stop) or request.top_logprobs > 0,
         bad_words=list(_texts(request.params.get("bad_words"))),
         seed=request.seed,
         logprobs=request.top_logprobs or None,

@@ -159,6 +159,19 @@ class TestIsolation:
             shared.generate([make_request("dog", **changes)])
         assert shared.generate([make_request("dog")])[0].finish == "length"
 
+    def test_a_text_read_at_its_end_is_the_text_read_token_by_token(self, shared: Shared) -> None:
+        """A stop string that never comes makes vLLM read every token as it comes. Random weights write parts of
+        characters, and end some texts by themselves."""
+        asks = [
+            make_request("Tell me about the d\u00f6ner", seed=n, temperature=1.8, max_tokens=48, min_tokens=0)
+            for n in range(64)
+        ]
+        watched = [asking(request, params={**request.params, "stop": ("\x01 never \x02",)}) for request in asks]
+        told = [[(d.text, d.finish, d.completion_tokens) for d in shared.generate(way)] for way in (asks, watched)]
+        assert told[0] == told[1]
+        assert {finish for _, finish, _ in told[0]} == {"stop", "length"}
+        assert any("\ufffd" in text for text, _, _ in told[0])
+
     def test_a_request_that_vllm_refuses_fails_alone(self, shared: Shared) -> None:
         async def scenario(backend: VllmBackend) -> list[Any]:
             requests = [make_request(f"dog {n}") for n in range(3)]
