@@ -34,8 +34,8 @@ class Options:
 
     address        "auto", "host:port" or "ray://host:port"; None: RAY_ADDRESS, or a cluster started here
     num_cpus       cores that Ray sets aside for one actor
-    num_gpus       GPUs likewise; None: tensor_parallel_size * pipeline_parallel_size of an engine that uses GPUs, where
-                   the cluster has any, else 0
+    num_gpus       GPUs likewise; None: tensor_, pipeline_ and data_parallel_size, multiplied, of an engine that uses
+                   GPUs, where the cluster has any, else 0
     resources      Ray's custom resources that one actor asks for
     start_timeout  seconds until the first engine has to answer
     """

@@ -28,21 +28,33 @@ _WATCHED_EVERY = 0.5  # seconds
 
 
 class Counters:
-    """What the engine says of itself at every step; takes the place of vLLM's own loggers."""
+    """What the engine says of itself at every step, or several that share the requests; takes the place of vLLM's own
+    loggers."""
 
     def __init__(self) -> None:
-        self.running = self.waiting = 0
-        self.kv_cache = 0.0
+        self._now: dict[int, tuple[int, int, float]] = {}
         self.prompt_tokens = self.cached_tokens = 0
 
-    def record(self, scheduler_stats: Any, *_: Any, **__: Any) -> None:
-        """Called by vLLM after every step."""
+    @property
+    def running(self) -> int:
+        return sum(running for running, _, _ in list(self._now.values()))
+
+    @property
+    def waiting(self) -> int:
+        return sum(waiting for _, waiting, _ in list(self._now.values()))
+
+    @property
+    def kv_cache(self) -> float:
+        used = [used for _, _, used in list(self._now.values())]
+        return sum(used) / len(used) if used else 0.0
+
+    def record(self, scheduler_stats: Any, *_: Any, engine_idx: int = 0, **__: Any) -> None:
+        """Called by vLLM after every step of an engine."""
         if scheduler_stats is None:
             return
+        waiting = scheduler_stats.num_waiting_reqs + scheduler_stats.num_skipped_waiting_reqs
+        self._now[engine_idx] = scheduler_stats.num_running_reqs, waiting, scheduler_stats.kv_cache_usage
         prefixes = scheduler_stats.prefix_cache_stats
-        self.running = scheduler_stats.num_running_reqs
-        self.waiting = scheduler_stats.num_waiting_reqs + scheduler_stats.num_skipped_waiting_reqs
-        self.kv_cache = scheduler_stats.kv_cache_usage
         self.prompt_tokens += prefixes.queries + prefixes.preempted_queries
         self.cached_tokens += prefixes.hits + prefixes.preempted_hits
 
@@ -82,7 +94,8 @@ class Engine:
         """How many texts it writes at once: those that it may, as far as its cache holds so many as long as the last
         ones were with their prompts. More of them would push each other out, and be computed again."""
         fitting = self.cache_tokens * _RECENT // sum(self._lengths)
-        return int(max(1, min(self.config.scheduler_config.max_num_seqs, fitting)))
+        most = self.config.scheduler_config.max_num_seqs * self.config.parallel_config.data_parallel_size
+        return int(max(1, min(most, fitting)))
 
     @property
     def concurrency(self) -> int:

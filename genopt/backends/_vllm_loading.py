@@ -21,6 +21,7 @@ from typing import Any
 from genopt.backends._model_files import digest, loading, model_folder
 from genopt.backends._vllm_engine import Engine
 from genopt.backends._vllm_options import UTILIZATION, Options, beside, cpu_build, known_to, shown
+from genopt.backends._vllm_parallel import ParallelEngines
 from genopt.backends._vllm_params import declared, defaults
 from genopt.errors import BackendError, MissingExtra, SpecError
 from genopt.types import BackendInfo
@@ -119,7 +120,7 @@ _BUILD = (
 def _started(model: str, options: Options, log: Path) -> Engine:
     """The engine of a model."""
     from vllm.distributed.parallel_state import model_parallel_is_initialized
-    from vllm.engine.arg_utils import EngineArgs
+    from vllm.engine.arg_utils import AsyncEngineArgs, EngineArgs
     from vllm.platforms import current_platform
     from vllm.usage.usage_lib import UsageContext
     from vllm.v1.engine.llm_engine import LLMEngine
@@ -133,12 +134,16 @@ def _started(model: str, options: Options, log: Path) -> Engine:
     if on_cpu and options.lora:
         # There a row without an adapter takes the one in the last place: one place more stays empty, and adds nothing.
         arguments["max_loras"] = len(options.lora) + 1
+    engine: Any
     try:
-        engine = LLMEngine.from_engine_args(
-            EngineArgs(model=model, **arguments),
-            usage_context=UsageContext.LLM_CLASS,
-            enable_multiprocessing=not here,
-        )
+        if options.copies > 1:
+            engine = ParallelEngines(AsyncEngineArgs(model=model, **arguments), UsageContext.LLM_CLASS)
+        else:
+            engine = LLMEngine.from_engine_args(
+                EngineArgs(model=model, **arguments),
+                usage_context=UsageContext.LLM_CLASS,
+                enable_multiprocessing=not here,
+            )
     except Exception as error:  # anything from pydantic's errors to what CUDA raises
         raise _refused(error, log, arguments) from error
     return Engine(engine, options, {name: beside(model, path) for name, path in options.lora.items()})
@@ -151,12 +156,13 @@ def _defaults(on_cpu: bool, options: Options, model: str) -> dict[str, Any]:
         ranks = [_rank(beside(model, path)) for path in options.lora.values()]
         found |= {"enable_lora": True, "max_loras": len(ranks), "max_lora_rank": max(ranks)}
     if on_cpu:
+        memory = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
         found |= {
             "block_size": 32,  # prefixes are reused in whole blocks, and the CPU's own are of 128 tokens
             "enforce_eager": True,  # compiling takes longer than it saves
             "enable_chunked_prefill": False,  # a seeded prompt that is split kills the engine
             "max_num_seqs": 64,
-            "kv_cache_memory_bytes": min(4 * _GIB, os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 4),
+            "kv_cache_memory_bytes": min(4 * _GIB, memory // (4 * options.copies)),
         }
     elif _gpu_bytes() >= 70 * _GIB:
         found["max_num_seqs"] = _IN_A_GRAPH

@@ -20,8 +20,6 @@ _REFUSED: Mapping[str, str] = {
     "model": "is backend.model. Drop it here",
     "runner": "only models that generate can be tuned. Drop it",
     "convert": "only models that generate can be tuned. Drop it",
-    "data_parallel_size": "one engine has one process. Start `genopt optimize` once per GPU on the same storage, each"
-    " with its own CUDA_VISIBLE_DEVICES, or use tensor_parallel_size",
     "skip_tokenizer_init": "without a tokenizer there are no texts. Drop it",
     "disable_log_stats": "the progress line needs the engine's counters. Drop it",
     "enable_lora": "follows from lora = { name = path }. Drop it",
@@ -34,9 +32,10 @@ _HARMLESS = frozenset(
         *("gpu_memory_utilization", "kv_cache_memory_bytes", "num_gpu_blocks_override", "block_size", "watermark"),
         *("max_num_seqs", "max_num_batched_tokens", "max_num_scheduled_tokens", "enable_prefix_caching", "load_format"),
         *("enable_chunked_prefill", "async_scheduling", "scheduling_policy", "enforce_eager", "compilation_config"),
-        *("tensor_parallel_size", "pipeline_parallel_size", "distributed_executor_backend", "cpu_offload_gb"),
+        *("tensor_parallel_size", "pipeline_parallel_size", "data_parallel_size", "distributed_executor_backend"),
         *("max_parallel_loading_workers", "disable_custom_all_reduce", "download_dir", "hf_token", "device_ids"),
         *("max_loras", "max_lora_rank", "max_cpu_loras", "performance_mode", "max_logprobs", "mm_processor_cache_gb"),
+        "cpu_offload_gb",
     }
 )
 
@@ -45,7 +44,8 @@ _HARMLESS = frozenset(
 class Options:
     """The options, checked as far as that goes without vLLM. `engine` are the fields of its `EngineArgs`.
 
-    in_process  the engine runs in this process: None is "yes on a CPU, in a process of its own on a GPU"
+    in_process  the engine runs in this process: None is "yes on a CPU, in a process of its own on a GPU"; several have
+                processes of their own
     lora        adapters by the name that a request gives them
     """
 
@@ -54,6 +54,11 @@ class Options:
     chat_template_kwargs: Mapping[str, Any] = field(default_factory=dict)
     raw: bool = False
     engine: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def copies(self) -> int:
+        """Engines that share the requests, each with a copy of the model."""
+        return int(self.engine.get("data_parallel_size", 1))
 
     @property
     def changing_texts(self) -> dict[str, Any]:
@@ -75,8 +80,16 @@ def options_of(given: Mapping[str, Any]) -> Options:
         "raw": (isinstance(own.get("raw", False), bool), "true or false"),
     }
     problems = [f"{name}: {own[name]!r} is not {what}" for name, (legal, what) in checks.items() if not legal]
-    one: dict[str, Any] = {"data_parallel_size": 1, "hf_token": True}
-    problems += [f"{name}: {why}" for name, why in _REFUSED.items() if name in given and one.get(name) != given[name]]
+    copies = given.get("data_parallel_size", 1)
+    if type(copies) is not int or copies < 1:
+        problems.append(f"data_parallel_size: {copies!r} is not a number of engines, 1 or more")
+    elif copies > 1 and own.get("in_process"):
+        problems.append(f"in_process: {copies} engines (data_parallel_size) have processes of their own. Drop it")
+    problems += [
+        f"{name}: {why}"
+        for name, why in _REFUSED.items()
+        if name in given and (name, given[name]) != ("hf_token", True)
+    ]
     if problems:
         raise SpecError([f"backend.options.{problem}" for problem in problems])
     engine = {name: value for name, value in given.items() if name not in own and name not in _REFUSED}

@@ -31,11 +31,15 @@ _log = logging.getLogger(__name__)
 class Counting(Protocol):
     """An engine's own counters."""
 
-    running: int
-    waiting: int
-    kv_cache: float
     prompt_tokens: int
     cached_tokens: int
+
+    @property
+    def running(self) -> int: ...
+    @property
+    def waiting(self) -> int: ...
+    @property
+    def kv_cache(self) -> float: ...
 
 
 class Running(Protocol):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
 import time
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import replace
@@ -28,6 +29,7 @@ DEATHS = 4  # engines that may die under one request before it is given up: it m
 STARTS = 6  # starts in a row that may fail before a replica is given up
 LONGEST_PAUSE = 60.0  # seconds between two starts of a replica
 LOOK = 2.0  # seconds between two looks at an engine that answers
+PARALLEL = ("tensor", "pipeline", "data")
 ON_GPUS = ("vllm", "transformers")
 
 _log = logging.getLogger(__name__)
@@ -175,8 +177,7 @@ class RayBackend:
             return self._options.num_gpus
         if self._engine.kind not in ON_GPUS or not cluster.has_gpus():
             return 0
-        sizes = [self._engine.options.get(name, 1) for name in ("tensor_parallel_size", "pipeline_parallel_size")]
-        return float(sizes[0] * sizes[1])
+        return float(math.prod(self._engine.options.get(f"{what}_parallel_size", 1) for what in PARALLEL))
 
     async def _keep(self, number: int, gpus: float) -> None:
         """Keep one replica alive until the engine is closed, or for good reason no longer."""

@@ -34,7 +34,8 @@ class VllmBackend:
     Options: in_process (default: on a CPU in this process, on a GPU in one of its own); lora (a table, name = folder,
     the choices of the parameter `lora`); chat_template_kwargs; raw (no chat template: the messages' texts are
     concatenated); and those of vLLM's EngineArgs: dtype, quantization, max_model_len, gpu_memory_utilization,
-    kv_cache_memory_bytes, max_num_seqs, tensor_parallel_size, pipeline_parallel_size, speculative_config, ...
+    kv_cache_memory_bytes, max_num_seqs, tensor_parallel_size, pipeline_parallel_size, data_parallel_size (engines that
+    share the requests, with a copy of the model each), speculative_config, ...
     Raises SpecError for an option that does not exist.
     """
 

@@ -250,8 +250,8 @@ class TestStudyFile:
             code_of(tmp_path)
 
     def test_the_engine_is_checked_before_any_cluster_is_touched(self, tmp_path: Path) -> None:
-        spec = {"kind": "ray", "engine": {"kind": "vllm", "model": "m", "options": {"data_parallel_size": 2}}}
-        with pytest.raises(SpecError, match=r"backend\.engine\.options\.data_parallel_size"):
+        spec = {"kind": "ray", "engine": {"kind": "vllm", "model": "m", "options": {"enable_lora": True}}}
+        with pytest.raises(SpecError, match=r"backend\.engine\.options\.enable_lora"):
             make_backend(BackendSpec(**spec), tmp_path)
         known = make_backend(BackendSpec(kind="ray", engine={"kind": "ollama", "model": "m"}), tmp_path)
         assert "num_ctx" not in known.known.params and "top_k" in known.known.params  # type: ignore[attr-defined]

@@ -46,7 +46,8 @@ class TestOptions:
         ("given", "message"),
         [
             ({"model": "x"}, "options.model: is backend.model"),
-            ({"data_parallel_size": 2}, "CUDA_VISIBLE_DEVICES"),
+            ({"data_parallel_size": 0}, "data_parallel_size: 0 is not a number of engines"),
+            ({"data_parallel_size": 2, "in_process": True}, "in_process: 2 engines"),
             ({"enable_lora": True}, "lora = { name = path }"),
             ({"lora": {"none": "x"}}, "options.lora"),
             ({"lora": ["x"]}, "options.lora"),
@@ -57,8 +58,10 @@ class TestOptions:
         with pytest.raises(SpecError, match=message.replace("{", r"\{")):
             VllmBackend(model="m", options=given)
 
-    def test_one_data_parallel_engine_is_what_there_is_anyway(self) -> None:
-        assert options_of({"data_parallel_size": 1}).engine == {}
+    def test_how_many_engines_share_the_requests_changes_no_text(self) -> None:
+        options = options_of({"data_parallel_size": 2})
+        assert options.copies == 2 and options.changing_texts == {}
+        assert options_of({}).copies == 1
 
     def test_an_unknown_one_is_refused_with_the_nearest(self) -> None:
         known_to(FIELDS, options_of({"max_model_len": 1}))

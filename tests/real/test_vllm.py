@@ -127,6 +127,14 @@ async def until_idle(backend: VllmBackend) -> None:
         await asyncio.sleep(0.001)
 
 
+def alive(process: int) -> bool:
+    """Whether a process runs; one that has ended may still be in the table."""
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
 class TestIsolation:
     def test_sixty_four_requests_write_together_what_they_write_alone(self, shared: Shared) -> None:
         requests = mixed(64)
@@ -439,6 +447,49 @@ class TestStarting:
         asyncio.run(backend.aclose())
 
 
+class TestParallel:
+    def test_two_engines_share_the_requests_and_one_that_dies_costs_no_text(self, shared: Shared, llama: Path) -> None:
+        asks = [make_request(f"dog {n}", seed=n, temperature=1.0, max_tokens=160, min_tokens=160) for n in range(48)]
+        expected = [done.text for done in shared.generate(asks)]
+        engine = Shared(llama, data_parallel_size=2, max_num_seqs=24)
+
+        async def scenario(backend: VllmBackend) -> None:
+            async def begun() -> list[asyncio.Future[Any]]:
+                tasks = [asyncio.ensure_future(backend.generate(ask)) for ask in asks]
+                async with asyncio.timeout(60):
+                    while backend.stats()["running"] <= 24:  # more than one engine has places for
+                        await asyncio.sleep(0.001)
+                return tasks
+
+            assert (await backend.open()).concurrency == 48 + 12
+            done = await asyncio.gather(*await begun())
+            assert [one.text for one in done] == expected
+            assert all(0 < one.first_token_seconds < one.seconds for one in done)
+
+            wrong = asking(asks[0], regex="(")
+            fine, refused = await asyncio.gather(*map(backend.generate, (asks[0], wrong)), return_exceptions=True)
+            assert isinstance(refused, BackendError) and fine.text == expected[0]
+
+            tasks = await begun()
+            for task in tasks[1:]:
+                task.cancel()
+            assert (await tasks[0]).text == expected[0]
+            await asyncio.gather(*tasks, return_exceptions=True)
+            assert backend.stats()["running"] == 0
+
+            tasks = await begun()
+            os.kill(engine.processes()[1], signal.SIGKILL)
+            assert [one.text for one in await asyncio.gather(*tasks)] == expected
+            assert any("unfinished texts are written anew" in text for text in engine.told)
+
+        try:
+            engine.run(scenario)
+            left = engine.processes()
+        finally:
+            engine.close()
+        assert len(left) == 2 and not any(map(alive, left))
+
+
 class TestDeath:
     def test_a_killed_engine_is_started_again_and_every_text_is_written(self, shared: Shared, llama: Path) -> None:
         asks = [make_request(f"dog {n}", seed=n, temperature=1.0, max_tokens=200, min_tokens=200) for n in range(16)]
@@ -449,7 +500,8 @@ class TestDeath:
             tasks = [asyncio.ensure_future(backend.generate(ask)) for ask in asks]
             while backend.stats()["running"] < len(asks):
                 await asyncio.sleep(0.001)
-            os.kill(engine.process(), signal.SIGKILL)
+            (process,) = engine.processes()
+            os.kill(process, signal.SIGKILL)
             done = await asyncio.gather(*tasks)
             return [one.text for one in done]
 

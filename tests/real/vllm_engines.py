@@ -86,11 +86,12 @@ class Shared:
         done: list[Generation] = self.run(scenario)
         return done
 
-    def process(self) -> int:
-        """The id of the engine's own process."""
+    def processes(self) -> list[int]:
+        """The ids of the engines' own processes."""
         worker: Any = self.backend._worker
-        (found,) = worker._engine._llm.engine_core.resources.engine_manager.processes
-        return int(found.pid)
+        llm = worker._engine._llm
+        core = getattr(llm, "_llm", llm).engine_core
+        return [int(process.pid) for process in core.resources.engine_manager.processes]
 
     def close(self) -> None:
         asyncio.run(self.backend.aclose())
