@@ -12,7 +12,7 @@ import sqlalchemy as sa
 from sqlalchemy import event
 from sqlalchemy.engine import Engine
 
-from genopt.database import hurried, locked, passing
+from genopt.database import given_up_at, locked, passing
 
 T = TypeVar("T")
 log = logging.getLogger(__name__)
@@ -74,7 +74,7 @@ def _tune_sqlite(engine: Engine) -> None:
             except sa.exc.OperationalError as error:
                 if not passing(error):
                     raise
-                if hurried() or time.monotonic() - began > BUSY:
+                if time.monotonic() > min(began + BUSY, given_up_at()):
                     raise locked(file) from error
                 if file not in _told:
                     _told.add(file)

@@ -5,10 +5,11 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -20,7 +21,7 @@ from sqlalchemy.sql.functions import GenericFunction
 from genopt.errors import StudyError
 
 T = TypeVar("T")
-_here = threading.local()  # .over: the event that ends the patience with which this thread is in the database
+_here = threading.local()  # .patience: that with which this thread is in the database
 log = logging.getLogger(__name__)
 SQLITE = b"SQLite format 3\0"  # how a database's file begins
 URL_HINT = "write e.g. sqlite:///study.db or postgresql://user:password@host/database; %40 stands for @ in a password"
@@ -130,10 +131,11 @@ class StorageAway(StudyError):
     exit_code = 75
 
 
-def hurried() -> bool:
-    """Whether the patience of this thread was ended while it waits inside the database (see Patience.end)."""
-    over: threading.Event | None = getattr(_here, "over", None)
-    return over is not None and over.is_set()
+def given_up_at() -> float:
+    """When (time.monotonic) what waits inside the database on this thread has to give up at the latest: see
+    Patience.hurry, which may be called meanwhile."""
+    patience: Patience | None = getattr(_here, "patience", None)
+    return math.inf if patience is None else patience.until
 
 
 class Locked(StudyError):
@@ -156,23 +158,24 @@ class Patience:
 
     def __init__(self, url: str, *, seconds: float = PATIENCE, tell: Callable[[str], None] = log.warning) -> None:
         self.url, self.seconds, self.tell = url, seconds, tell
+        self.until = math.inf
         self._over = threading.Event()
 
     def __call__(self, action: Callable[[], T]) -> T:
         """What `action` gives. Raises what it raises, StorageAway when the database stays away, and StudyError when it
         can no longer be written."""
-        _here.over = self._over
         began = time.monotonic()
         told, pause = False, 0.1
         while True:
             try:
-                found = action()
+                with self.heard():
+                    found = action()
             except Exception as error:
                 if not passing(error):
                     if (worn := worn_out(self.url, error)) is not None:
                         raise worn from error
                     raise
-                if time.monotonic() - began > self.seconds:
+                if time.monotonic() > min(began + self.seconds, self.until):
                     raise self.away(error) from error
                 if pause > 0.5 and not told:  # a hiccup is not worth a line
                     told = True
@@ -184,9 +187,24 @@ class Patience:
             self._over.wait(pause)
             pause = min(pause * 2, 3.0)
 
+    @contextlib.contextmanager
+    def heard(self) -> Iterator[None]:
+        """What waits inside the database on this thread meanwhile hears of `hurry` and `end`."""
+        before, _here.patience = getattr(_here, "patience", None), self
+        try:
+            yield
+        finally:
+            _here.patience = before
+
+    def hurry(self, seconds: float) -> None:
+        """Wait so long at most from now on, for all that is still to be done together, also where another thread waits
+        right now."""
+        self.seconds = min(self.seconds, seconds)
+        self.until = min(self.until, time.monotonic() + seconds)
+
     def end(self) -> None:
         """Wait no longer, neither from now on nor where another thread waits right now."""
-        self.seconds = 0.0
+        self.hurry(0.0)
         self._over.set()
 
     def away(self, error: BaseException) -> StudyError:

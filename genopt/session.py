@@ -55,6 +55,7 @@ class Session:
         self.worker = as_worker(lease)
         self.patience = Patience(plan.spec.url, seconds=wait, tell=self._warn)
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._task = asyncio.current_task()  # which a stop cancels
         self._places = {e.id: at for side in (plan.holdout, plan.tune) for at, e in enumerate(side)}
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="genopt-study")
         self.store: Store
@@ -69,8 +70,8 @@ class Session:
     async def db(self, action: Callable[..., T], *args: Any, **kwargs: Any) -> T:
         """Run something on the thread that owns the database, again while it is away: it must bear that."""
         self._loop = asyncio.get_running_loop()
-        if (task := asyncio.current_task()) is not None and task.cancelling():
-            self.patience.seconds = min(self.patience.seconds, GRACE)
+        if self._task is not None and self._task.cancelling():  # also where what asks is shielded from that
+            self.patience.hurry(GRACE)
         return await self._loop.run_in_executor(self._thread, self.patience, lambda: action(*args, **kwargs))
 
     async def ask(self, budget: Budget, in_flight: Sequence[int]) -> Asked | None:
@@ -104,7 +105,7 @@ class Session:
         )
         await self.db(self.store.create)
         await self.db((leases := self.store.leases).join, self.worker, self.study.id)
-        self.writer = Writer(spec.url, me.id, beat=me.beat, wait=self.patience.seconds, tell=self._warn)
+        self.writer = Writer(spec.url, me.id, beat=me.beat, patience=self.patience)
         self.crew = Crew(self.db, leases, self.study, self.worker, self.writer, self.note)
         self.account.count(await self.db(leases.workers, self.study.id))
 
@@ -185,11 +186,11 @@ class Session:
 
     async def close(self) -> None:
         """Commit everything and end the lease; safe after a failed `open`."""
-        self.patience.seconds = min(self.patience.seconds, GRACE)
+        self.patience.hurry(GRACE)
         if not hasattr(self, "writer"):
             self.patience.end()  # nothing is held yet that could be lost
         else:
-            await asyncio.to_thread(self.writer.close, patience=GRACE)
+            await asyncio.to_thread(self.writer.close)
         if hasattr(self, "study"):
             await self.db(self.study.close)
         if hasattr(self, "store"):

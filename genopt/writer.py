@@ -10,11 +10,11 @@ import logging
 import math
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from concurrent.futures import Future
 from typing import Any
 
-from genopt.database import PATIENCE, Patience, masked, passing, reason
+from genopt.database import Patience, masked, passing, reason
 from genopt.errors import GenoptError, StudyError
 from genopt.store import Store
 
@@ -37,12 +37,11 @@ class Writer:
         *,
         delay: float = 0.3,
         beat: float = 10.0,
-        wait: float = PATIENCE,
-        tell: Callable[[str], None] = log.warning,
+        patience: Patience | None = None,
     ):
         self._url, self._worker_id = url, worker_id
         self._delay, self._beat = delay, beat
-        self._patience = Patience(url, seconds=wait, tell=tell)
+        self._patience = patience or Patience(url)
         self.renewed, self.lost, self.stage = time.monotonic(), 0, ""
         self.back = -math.inf
         self._made = 0
@@ -76,11 +75,8 @@ class Writer:
                 self._wake.notify()
         return future
 
-    def close(self, *, patience: float | None = None) -> None:
-        """Commit what is queued, end the lease and stop the thread; safe to call twice. A database that is away is
-        waited for, `patience` seconds at most."""
-        if patience is not None:
-            self._patience.seconds = patience
+    def close(self) -> None:
+        """Commit what is queued, end the lease and stop the thread; safe to call twice."""
         with self._wake:
             self._closing = True
             self._wake.notify()
@@ -150,7 +146,8 @@ class Writer:
         if not self._worker_id:
             return
         try:
-            store.kept = store.leases.beat(self._worker_id, stage=self.stage, rate=self._made / seconds)
+            with self._patience.heard():
+                store.kept = store.leases.beat(self._worker_id, stage=self.stage, rate=self._made / seconds)
         except Exception as error:
             if not passing(error):
                 raise

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from genopt import connections
+from genopt import connections, session
 from genopt.archive import load
 from genopt.space import SearchSpace
 from genopt.spec.dimensions import build_space
@@ -174,8 +174,8 @@ def test_a_second_interrupt_quits_at_once(tmp_path: Path) -> None:
     assert states(tmp_path).keys() == {"COMPLETE", "FAIL"}
 
 
-def impatient(busy: float) -> None:
-    connections.BUSY, connections.HICCUP = busy, 0.1
+def impatient(busy: float, grace: float = session.GRACE) -> None:
+    connections.BUSY, connections.HICCUP, session.GRACE = busy, 0.1, grace
 
 
 def says(waiting: Command, words: str) -> None:
@@ -217,6 +217,23 @@ def test_who_holds_nothing_stops_at_once_though_the_database_is_locked(tmp_path:
             waiting.send(signal.SIGTERM)
             ended = waiting.finish(20)
     assert ended.code == 75 and "Traceback" not in ended.err, ended.err
+
+
+@pytest.mark.parametrize("requests", [20, 60], ids=["the baseline", "the search"])
+def test_who_holds_work_stops_within_seconds_though_the_database_is_locked(tmp_path: Path, requests: int) -> None:
+    write_study(tmp_path, trials=6, delay=0.1)
+    with command(tmp_path, prepare=partial(impatient, 60.0, grace=1.0)) as worker:
+        assert when(tmp_path, worker, lambda lines: len(lines) > requests)
+        with closing(sqlite3.connect(tmp_path / "toy.db", timeout=60, isolation_level=None)) as connection:
+            connection.execute("BEGIN IMMEDIATE")
+            says(worker, "is locked")
+            began = time.monotonic()
+            worker.send(signal.SIGTERM)
+            ended = worker.finish(40)
+    assert 1.0 <= time.monotonic() - began < 1.0 + 5, "it waits no longer than GRACE, all that it does then together"
+    assert ended.code == 75 and "Traceback" not in ended.err, ended.err
+    assert "Go on with" in ended.err and ended.err.count("is locked") == 1
+    assert complete(tmp_path).verdict["trials"] == 6
 
 
 def test_two_processes_work_on_one_study_at_once(tmp_path: Path) -> None:

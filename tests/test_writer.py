@@ -14,6 +14,8 @@ from typing import Any
 import pytest
 from sqlalchemy.exc import OperationalError
 
+from genopt import connections
+from genopt.database import Patience
 from genopt.errors import StudyError
 from genopt.leases import Leases, Worker
 from genopt.store import Store
@@ -235,7 +237,7 @@ def test_a_database_that_is_away_for_a_moment_is_tried_again(
 def test_a_database_that_stays_away_is_given_up(make: Callable[..., Writer], monkeypatch: pytest.MonkeyPatch) -> None:
     gate = Gate(monkeypatch, [away() for _ in range(50)])
     gate.open.set()
-    writer = make(delay=0.0, wait=0.3)
+    writer = make(delay=0.0, patience=Patience("sqlite://", seconds=0.3))
     writer.add("genopt_scores", score(1))
     with pytest.raises(StudyError, match="locked"):
         writer.flush().result(10)
@@ -268,6 +270,23 @@ def test_a_heartbeat_that_fails_does_not_stop_the_writer(
     writer.add("genopt_scores", score(1))
     writer.flush().result(5)
     assert committed(url) == 1
+
+
+def test_a_heartbeat_that_waits_for_a_locked_file_hears_that_it_is_to_end(
+    make: Callable[..., Writer], url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connections, "HICCUP", 0.1)
+    patience, beats = Patience(url), []
+    real = Leases.beat
+    monkeypatch.setattr(Leases, "beat", lambda *args, **said: beats.append(1) or real(*args, **said))
+    with closing(sqlite3.connect(tmp_path / "study.db", isolation_level=None)) as connection:
+        connection.execute("BEGIN IMMEDIATE")
+        writer = make(beat=0.05, patience=patience)
+        assert until(lambda: beats)
+        began = time.monotonic()
+        patience.end()
+        writer.close()
+        assert time.monotonic() - began < 5
 
 
 def test_somebody_who_stops_waiting_does_not_stop_the_writer(
