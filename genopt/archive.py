@@ -175,7 +175,7 @@ def load(where: str) -> Archive:
     description = study.attribute("study")
     if description is None:
         raise StudyError(f"storage: the study {name!r} in {masked(url)} was not made by genopt")
-    store = Store(url)
+    store = Store(url, reading=True)
     try:
         return Archive(
             url=url,

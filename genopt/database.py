@@ -106,10 +106,11 @@ def passing(error: BaseException | None) -> bool:
     while error is not None:
         if isinstance(error, Away):
             return True
+        raw = error.orig if isinstance(error, sa.exc.DBAPIError) else error
+        if type(raw).__module__.startswith("sqlite3"):
+            said = str(raw).lower()
+            return "locked" in said or "busy" in said
         if isinstance(error, sa.exc.DBAPIError):
-            if isinstance(error.orig, Exception) and type(error.orig).__module__.startswith("sqlite3"):
-                said = str(error.orig).lower()
-                return "locked" in said or "busy" in said
             if getattr(error.orig, "sqlstate", None) == GIVEN_UP:
                 return True
             return error.connection_invalidated or isinstance(error, (sa.exc.OperationalError, sa.exc.InterfaceError))
@@ -251,15 +252,15 @@ def _root(error: BaseException) -> BaseException:
 def made_together(make: Callable[[], T]) -> T:
     """What `make` gives, which makes tables where they are missing, also when other processes do so right now.
 
-    They find each other's tables half-made ("already exists", a second row where one belongs, a locked file); trying
-    again finds them whole.
+    They find each other's tables half-made ("already exists", a second row where one belongs); trying again finds them
+    whole.
     """
     for pause in (0.05, 0.1, 0.2, 0.4, 0.8, 1.6):
         try:
             return make()
         except sa.exc.SQLAlchemyError as error:
             said = reason(error).lower()
-            if not isinstance(error, sa.exc.IntegrityError) and "already exists" not in said and "locked" not in said:
+            if not isinstance(error, sa.exc.IntegrityError) and "already exists" not in said:
                 raise
         time.sleep(pause)
     return make()

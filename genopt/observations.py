@@ -47,7 +47,7 @@ def read(
     metric.NAME               of the observation the text belongs to: scorers, completion_tokens, objectives, bounds
     utility                   what the observation is worth: its objective, turned so that more is better
     """
-    store = Store(url)
+    store = Store(url, reading=True)
     try:
         rows = store.all_rows(study_id)
         groups = {example.id: example.group for example, _ in store.examples(study_id)}

@@ -41,20 +41,20 @@ READ = [column.name for column in generations.c if column.name not in ("params",
 
 
 class Store:
-    """One connection to the database; use it from one thread at a time.
+    """One connection to the database, or one for `reading` only; use it from one thread at a time.
 
     With `worker`, writing renews that worker's lease and counts what it paid for, in the same transaction; `kept` says
     whether the lease was still its own.
     """
 
-    def __init__(self, url: str, *, worker: str = "") -> None:
+    def __init__(self, url: str, *, worker: str = "", reading: bool = False) -> None:
         self.url, self.worker, self.kept = url, worker, True
         url = with_driver(url)
         try:
             self._engine = sa.create_engine(url, **engine_options(url))
         except (sa.exc.ArgumentError, ModuleNotFoundError, ValueError) as error:
             raise StudyError(f"storage: {masked(url)} cannot be used ({refusal(error)})", hint=URL_HINT) from None
-        tune(self._engine)
+        tune(self._engine, reading=reading)
         self.leases = Leases(self._engine)
 
     def create(self) -> None:

@@ -186,14 +186,22 @@ def says(waiting: Command, words: str) -> None:
     assert waiting.poll() is None
 
 
-@pytest.mark.parametrize("words", [["best", "study.toml"], ["optimize", "study.toml", "--set", "budget.trials=2"]])
+@pytest.mark.parametrize(
+    ("words", "journal"),
+    [
+        (["best", "study.toml"], "DELETE"),
+        (["optimize", "study.toml", "--set", "budget.trials=2"], "DELETE"),
+        (["optimize", "study.toml", "--set", "budget.trials=2"], "WAL"),
+    ],
+)
 def test_a_database_that_another_program_has_locked_is_named_once_and_waited_for(
-    tmp_path: Path, words: list[str]
+    tmp_path: Path, words: list[str], journal: str
 ) -> None:
     write_study(tmp_path, trials=1, rows=24)
     assert complete(tmp_path).code == 0
     told = f"storage: {tmp_path / 'toy.db'} is locked: another process is writing to it"
     with closing(sqlite3.connect(tmp_path / "toy.db", isolation_level=None)) as connection:
+        assert connection.execute(f"PRAGMA journal_mode={journal}").fetchone() == (journal.lower(),)
         connection.execute("BEGIN EXCLUSIVE")
         waiting = Command(tmp_path, words, prepare=partial(impatient, 60.0))
         once = [*words, "--wait", "0"] if "optimize" in words else words
@@ -207,10 +215,30 @@ def test_a_database_that_another_program_has_locked_is_named_once_and_waited_for
     assert ended.code == 0 and ended.err.count(told) == 1, ended.err
 
 
-def test_who_holds_nothing_stops_at_once_though_the_database_is_locked(tmp_path: Path) -> None:
+def test_who_only_reads_a_database_does_not_wait_for_who_writes_to_it(tmp_path: Path) -> None:
+    write_study(tmp_path, trials=2, rows=24)
+    assert complete(tmp_path).code == 0
+    file = "study.toml"
+    reading = [
+        *(["best", file], ["trials", file], ["report", file], ["report", file, "-o", "report.html"], ["compare", file]),
+        *(["export", file, "--to", "vllm"], ["export", file, "--data", "rows.jsonl"]),
+        *(["studies", "list", file], ["studies", "inspect", file], ["studies", "--live", file]),
+    ]
+    with closing(sqlite3.connect(tmp_path / "toy.db", isolation_level=None)) as connection:
+        connection.execute("BEGIN EXCLUSIVE")
+        connection.execute("DELETE FROM trials")
+        started = [Command(tmp_path, words, prepare=partial(impatient, 0.3)) for words in reading]
+        ended = [each.finish() for each in started]
+    assert [each.code for each in ended] == [0] * len(reading), [each.err for each in ended]
+    assert not any("locked" in each.err for each in ended)
+
+
+@pytest.mark.parametrize("journal", ["WAL", "DELETE"])
+def test_who_holds_nothing_stops_at_once_though_the_database_is_locked(tmp_path: Path, journal: str) -> None:
     write_study(tmp_path, trials=1, rows=24)
     assert complete(tmp_path).code == 0
     with closing(sqlite3.connect(tmp_path / "toy.db", isolation_level=None)) as connection:
+        connection.execute(f"PRAGMA journal_mode={journal}")
         connection.execute("BEGIN EXCLUSIVE")
         with command(tmp_path, "--set", "budget.trials=2", prepare=partial(impatient, 60.0)) as waiting:
             says(waiting, "is locked")

@@ -344,6 +344,22 @@ def test_reading_and_then_writing_in_one_transaction_works_side_by_side(url: str
     second.close()
 
 
+def test_one_that_reads_sees_the_last_commit_while_another_writes_and_cannot_write(url: str) -> None:
+    writing, reading = Store(url), Store(url, reading=True)
+    writing.create()
+    writing.write({"genopt_generations": [row("r1")]})
+    with writing._engine.begin() as connection:
+        insert(connection, metadata.tables["genopt_generations"], [row("r2")])
+        assert reading.spent(1).generations == 1
+    assert reading.spent(1).generations == 2
+    with pytest.raises(sa.exc.OperationalError, match="readonly"):
+        reading.write({"genopt_generations": [row("r3")]})
+    writing.write({"genopt_generations": [row("r4")]})
+    assert reading.spent(1).generations == 3
+    reading.close()
+    writing.close()
+
+
 @pytest.mark.parametrize(
     ("bad", "says"),
     [

@@ -42,7 +42,7 @@ class Source:
     def read(cls, where: str) -> Source:
         """Raises SpecError or StudyError."""
         archive = load(where)
-        store = Store(archive.url)
+        store = Store(archive.url, reading=True)
         try:
             examples = [example for example, _ in store.examples(archive.id)]
         finally:

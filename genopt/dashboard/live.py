@@ -89,7 +89,7 @@ class Live:
         state = (len(archive.trials), finished, bool(archive.baseline), bool(archive.verdict), grown)
         if state == self._seen:
             return
-        store = Store(archive.url)
+        store = Store(archive.url, reading=True)
         try:
             examples = {example.id: example for example, _ in store.examples(archive.id)}
         finally:

@@ -57,7 +57,7 @@ def settings(archive: Archive, which: str = "best", *, model: str | None = None)
     its name at the target. Raises SpecError for what is not there."""
     key, own, name = _chosen(archive, which)
     before: Mapping[str, Any] = archive.baseline.get("params", {})
-    store = Store(archive.url)
+    store = Store(archive.url, reading=True)
     try:
         sent = store.sent(archive.id, key)
         examples = [example for example, side in store.examples(archive.id) if side == "tune"]

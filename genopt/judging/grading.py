@@ -70,7 +70,7 @@ def waiting(spec: StudySpec) -> int:
     judges = [human.digest for human in humans(tables).values()]
     if not judges:
         return 0
-    store = Store(spec.url)
+    store = Store(spec.url, reading=True)
     try:
         return len(store.judgments_in(judges, WAITING))
     finally:

@@ -51,7 +51,7 @@ def items_of(archive: Archive, *, seed: int = 0, order: Order = "hard") -> list[
     "hard": those first on which the judges differ most, or which one judge alone was least sure about; texts that are
     alike in that, and all of them under "random", come in an order that `seed` draws.
     """
-    store = Store(archive.url)
+    store = Store(archive.url, reading=True)
     try:
         rows = store.all_rows(archive.id)
         examples = {example.id: example for example, _ in store.examples(archive.id)}

@@ -32,7 +32,7 @@ class Material:
 
 def collect(archive: Archive) -> Material:
     """A study's rows and examples, read from its storage. Raises StudyError."""
-    store = Store(archive.url)
+    store = Store(archive.url, reading=True)
     try:
         examples = {example.id: (example, split) for example, split in store.examples(archive.id)}
     finally:

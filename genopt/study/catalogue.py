@@ -26,7 +26,7 @@ class StudySummary:
 
 def list_studies(url: str) -> list[StudySummary]:
     """Every study in a storage. Raises StudyError when it cannot be read."""
-    with opened(url) as storage:
+    with opened(url, reading=True) as storage:
         summaries = optuna.get_all_study_summaries(storage)
     return [
         StudySummary(
@@ -41,7 +41,7 @@ def list_studies(url: str) -> list[StudySummary]:
 
 def read_studies(url: str, names: Iterable[str]) -> Iterator[Study]:
     """These studies of a storage, to be read one after the other. Raises StudyError."""
-    with opened(url) as storage:
+    with opened(url, reading=True) as storage:
         for name in names:
             study = optuna.load_study(storage=storage, study_name=name)
             yield Study(study, SearchSpace({}), seed=0, sampler="random", worker="", live=None)

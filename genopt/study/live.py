@@ -26,7 +26,7 @@ class AtWork:
 def at_work(url: str, name: str | None = None) -> list[AtWork]:
     """The workers of every study in a storage, or of one, that have not said goodbye. Raises StudyError."""
     found: list[AtWork] = []
-    with opened(url) as storage, closing(Store(url)) as store:
+    with opened(url, reading=True) as storage, closing(Store(url, reading=True)) as store:
         for study in storage.get_all_studies():
             if name is not None and study.study_name != name:
                 continue

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import optuna
@@ -15,39 +16,39 @@ from optuna.storages._cached_storage import _CachedStorage
 from optuna.storages._rdb import models
 from optuna.trial import FrozenTrial
 
-from genopt.connections import engine_options, tune
+from genopt.connections import engine_options, file_of, patiently, tune
 from genopt.database import URL_HINT, made_together, masked, reason, refusal, unanswered, with_driver
 from genopt.errors import StudyError
 from genopt.migrations import check
 
 
-def open_storage(url: str, *, create: bool = True) -> tuple[_CachedStorage, RDBStorage]:
-    """Optuna's storage (cached, and the one beneath). Raises StudyError when it cannot be used, with what the
-    driver said as its cause where waiting may help."""
+def open_storage(url: str, *, create: bool = True, reading: bool = False) -> tuple[_CachedStorage, RDBStorage]:
+    """Optuna's storage (cached, and the one beneath), or one for `reading` only. Raises StudyError when it cannot be
+    used, with what the driver said as its cause where waiting may help."""
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     url = with_driver(url)
     try:
-        refuse_strangers(url, create=create)
-        storage = made_together(lambda: _Storage(url, engine_kwargs=engine_options(url)))
+        file, make = file_of(url), partial(_Storage, url, engine_kwargs=engine_options(url))
+        patiently(file, lambda: refuse_strangers(url, create=create))
+        storage = patiently(file, lambda: made_together(make))
     except (sa.exc.ArgumentError, ModuleNotFoundError, ValueError) as error:
         raise StudyError(f"storage: {masked(url)} cannot be used ({refusal(error)})", hint=URL_HINT) from None
     except (sa.exc.SQLAlchemyError, ImportError, RuntimeError, OSError) as error:
-        file = url.startswith("sqlite")
-        check = "the path, its folder's permissions and the disk" if file else "host, port, name, password and driver"
+        disk, server = "the path, its folder's permissions and the disk", "host, port, name, password and driver"
         raise StudyError(
             f"storage: {masked(url)} cannot be opened ({reason(error)})",
-            hint=f"check {check}, or name another storage",
+            hint=f"check {disk if url.startswith('sqlite') else server}, or name another storage",
         ) from (error if isinstance(error, sa.exc.SQLAlchemyError) and unanswered(error) else None)
-    tune(storage.engine)
+    tune(storage.engine, reading=reading)
     cached = get_storage(storage)
     assert isinstance(cached, _CachedStorage)
     return cached, storage
 
 
 @contextmanager
-def opened(url: str) -> Iterator[_CachedStorage]:
+def opened(url: str, *, reading: bool = False) -> Iterator[_CachedStorage]:
     """Optuna's storage of a database that is there, for as long as the block lasts. Raises StudyError."""
-    storage, _ = open_storage(url, create=False)
+    storage, _ = open_storage(url, create=False, reading=reading)
     try:
         yield storage
     finally:

@@ -255,12 +255,12 @@ def open_study(
     create: bool = True,
     proxy: str | None = None,
 ) -> Study:
-    """The study of this name, made when it is missing and `create` says so. Raises StudyError.
+    """The study of this name, made when it is missing; or, where `create` says no, one to be read. Raises StudyError.
 
     `live` says what acts in a configuration of flat parameters (see geometry.Geometry), for a sampler that asks. With
     `proxy` (host:port) Optuna's tables are reached through a server that stands before the same database.
     """
-    storage = open_proxy(proxy, url) if proxy else open_storage(url, create=create)[0]
+    storage = open_proxy(proxy, url) if proxy else open_storage(url, create=create, reading=not create)[0]
     try:
         study = _found(storage, url, name, directions, create=create)
         if proxy:

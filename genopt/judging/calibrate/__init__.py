@@ -108,7 +108,7 @@ def scores_in(labels: Labels) -> Judged:
 
 def scores_of(archive: Archive, scorer: str) -> Judged:
     """The scores that a study has stored of one of its scorers."""
-    store = Store(archive.url)
+    store = Store(archive.url, reading=True)
     try:
         rows = store.all_rows(archive.id)
     finally:
