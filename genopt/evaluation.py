@@ -7,6 +7,7 @@ import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
@@ -178,9 +179,8 @@ async def check_async(
     for where in sent_to(spec):
         if ", with the value of " in where:
             tell(f"about to ask {where}")  # before it is sent: a study file may be a stranger's
-    plan = await prepare(spec, tell=tell, stored=True)
+    plan = await prepare(spec, tell=tell, stored=partial(check_warm_start, spec, tell))
     try:
-        await asyncio.to_thread(check_warm_start, spec)
         observer = plan.observer(0, _Nowhere(), Meter())
         memory: Memory = {}
         answered: list[Mapping[str, Any]] = []

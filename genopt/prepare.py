@@ -4,7 +4,7 @@ before a single generation is made."""
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
 from itertools import islice
 from typing import Any
@@ -42,13 +42,18 @@ from genopt.types import Backend, BackendInfo, Example, ParamValue, Scorer
 FEW = 64  # configurations, or ends of ranges, that are looked at one by one
 
 
-async def prepare(spec: StudySpec, *, tell: Callable[[str], None] = lambda text: None, stored: bool = False) -> Plan:
+async def prepare(
+    spec: StudySpec,
+    *,
+    tell: Callable[[str], None] = lambda text: None,
+    stored: Callable[[], Awaitable[None]] | None = None,
+) -> Plan:
     """The plan of a study, with its engine open. Raises SpecError with every mistake, before anything is generated;
-    those in its storage's URL where it is to be `stored`.
+    those in its storage's URL where it is to be `stored`, which is awaited before the engine is opened.
 
     `tell` takes a line for people while an engine loads or a server is waited for; it is called in the event loop.
     """
-    found: list[str] = [*consistency(spec), *(storage_problems(spec) if stored else ())]
+    found: list[str] = [*consistency(spec), *(storage_problems(spec) if stored is not None else ())]
     of_engine: list[str] = []
     backend = _attempt(of_engine, lambda: make_backend(spec.backend, spec.folder))
     known: BackendInfo | None = getattr(backend, "known", None)
@@ -90,6 +95,8 @@ async def prepare(spec: StudySpec, *, tell: Callable[[str], None] = lambda text:
     try:
         if known is not None:  # a slip costs no loading of a model
             names_are_known(spec, prompt, searched(spec, space, known), known, fields)
+        if stored is not None:
+            await stored()
         for line in memory_told(spec):
             tell(line)
         engine = f"backend.kind: {spec.backend.kind}"

@@ -8,6 +8,7 @@ import contextlib
 import threading
 from collections.abc import Coroutine, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -124,7 +125,11 @@ async def optimize_async(
         if not fork.strip():
             raise SpecError("--fork: is empty. Give the new study a name")
         spec = spec.model_copy(update={"name": fork, "storage": spec.url})  # the default storage goes by the name
-    plan = await prepare(spec, tell=lambda text: on_event(Note(text)), stored=True)
+
+    def tell(text: str) -> None:
+        on_event(Note(text))
+
+    plan = await prepare(spec, tell=tell, stored=partial(check_warm_start, spec, tell, wait=wait))
     try:
         return await _run(plan, on_event, source if fork is not None else None, lease, wait)
     finally:
@@ -136,7 +141,6 @@ async def _run(plan: Plan, on_event: Listener, source: str | None, lease: float,
     try:
         if source is not None:
             await check_source(session, source)
-        await session.db(check_warm_start, plan.spec)
         await session.open()
         async with session.crew.turn("begin"):
             await check_unchanged(session)

@@ -8,11 +8,13 @@ that has looked at the same holdout looks at it again.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+from genopt.database import Patience
 from genopt.errors import StudyError
 from genopt.plan import Plan
 from genopt.session import Session
@@ -37,14 +39,28 @@ class Source:
     looks: Sequence[Any]
 
 
-def check_warm_start(spec: StudySpec) -> None:
-    """Raise StudyError when the study that `search.warm_start` names is not there."""
+async def check_warm_start(spec: StudySpec, tell: Callable[[str], None], *, wait: float = 0.0) -> None:
+    """Raise StudyError when the study that `search.warm_start` names is not there. A database that is away is waited
+    for, `wait` seconds at most, and `tell` told."""
     rule = spec.search.warm_start
-    if isinstance(rule, str) and rule != "auto":
+    if not isinstance(rule, str) or rule == "auto":
+        return
+
+    def look() -> None:
         try:
             open_study(spec.url, rule, SearchSpace({}), create=False).close()
         except StudyError as error:
             raise type(error)(f"search.warm_start: {rule!r} cannot be begun with: {error}", hint=error.hint) from error
+
+    def told(text: str) -> None:
+        loop.call_soon_threadsafe(tell, text)
+
+    loop = asyncio.get_running_loop()
+    patience = Patience(spec.url, seconds=wait, tell=told)
+    try:
+        await asyncio.to_thread(patience, look)
+    finally:
+        patience.end()  # where it is stopped meanwhile
 
 
 async def warm_starts(session: Session) -> list[tuple[str, Params]]:

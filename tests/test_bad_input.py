@@ -436,15 +436,21 @@ def test_a_storage_that_cannot_be_is_told_with_the_other_mistakes_and_by_check(s
 def test_a_study_to_begin_with_that_the_storage_lacks_is_told_before_anything_is_spent(
     shell: Shell, monkeypatch: pytest.MonkeyPatch, command: str
 ) -> None:
+    """And before the engine is opened, which may take minutes."""
     table = shell.table(search={"sampler": "random", "warm_start": "toyy"})
+    opened = shell.folder / "opened"
+    opened.write_text("1\n2\n")  # whoever opens the engine adds a line, and waits for nobody else
+    table["backend"]["options"] = {**table["backend"].get("options", {}), "meet": str(opened)}
     refused(shell(command, shell.write(table)), "search.warm_start: 'toyy'", "toy.db does not exist")
     assert shell("optimize", shell.write(shell.table(storage="sqlite:///other.db")), "--quiet").code == 0
     shell.log.unlink()
     monkeypatch.setenv("GENOPT_STORAGE", f"sqlite:///{shell.folder / 'other.db'}")
     refused(shell(command, shell.write(table)), "search.warm_start: 'toyy'", "has no study 'toyy'", "it has: toy")
     nothing_spent(shell)
+    assert opened.read_text() == "1\n2\n"
     path = shell.write(table | {"search": {"sampler": "random", "warm_start": "toy"}, "name": "new"})
     assert shell(command, path).code == 0
+    assert opened.read_text() == "1\n2\nhere\n"
 
 
 def test_a_storage_that_cannot_be_written_is_told_before_the_engine_is_opened(
