@@ -9,10 +9,11 @@ real.
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+TYPE_CHECKING = False  # typing's own would have to be loaded, before anything can see to it that Ctrl-C is quiet
 
 if TYPE_CHECKING:
+    from typing import Any
+
     from genopt.archive import Archive, load
     from genopt.confirm import Verdict
     from genopt.console import Console
@@ -68,7 +69,9 @@ _MODULE_OF = {name: module for module, names in _WHERE.items() for name in names
 def __getattr__(name: str) -> Any:
     """Load a public name when it is first used, so that `import genopt` and the command line start quickly."""
     if name in __all__:
-        return getattr(importlib.import_module(_MODULE_OF.get(name, "genopt.types")), name)
+        from importlib import import_module
+
+        return getattr(import_module(_MODULE_OF.get(name, "genopt.types")), name)
     raise AttributeError(f"module 'genopt' has no attribute {name!r}")
 
 

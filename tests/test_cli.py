@@ -131,6 +131,12 @@ def test_help_is_quick_and_loads_no_heavy_library() -> None:
     assert ran.stdout.splitlines()[-1] == "loaded: []"
 
 
+def test_nothing_is_loaded_before_ctrl_c_is_seen_to() -> None:
+    code = "import sys; before = {*sys.modules}; import genopt.__main__; print(*sorted({*sys.modules} - before))"
+    ran = subprocess.run([sys.executable, "-S", "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert ran.stdout.split() == ["__future__", "genopt", "genopt.__main__"], ran.stderr
+
+
 @pytest.mark.parametrize("loading", ["click", "genopt.cli._title", "genopt.archive"])
 @pytest.mark.parametrize("start", ["python -m genopt", "genopt"])
 def test_ctrl_c_while_it_loads_ends_it_quietly(start: str, loading: str) -> None:
