@@ -524,6 +524,12 @@ def test_all_unknown_names_are_told_at_once(shell: Shell) -> None:
     nothing_spent(shell)
 
 
+def test_a_mistake_in_an_option_is_told_as_the_option(shell: Shell) -> None:
+    ran = shell("optimize", shell.write(shell.table()), "--storage-proxy", "nowhere")
+    refused(ran, "--storage-proxy nowhere: 'nowhere' is not written as it has to be. Give host:port of a")
+    nothing_spent(shell)
+
+
 @pytest.mark.parametrize(
     ("override", "needles"),
     [

@@ -144,7 +144,7 @@ def optimize(
     from genopt.judging.grading import waiting
     from genopt.report import verdict_text
     from genopt.runner import optimize_async
-    from genopt.spec.read import read_study
+    from genopt.spec.read import Option, read_study
 
     if study is None:
         if model is None or data is None:
@@ -155,7 +155,7 @@ def optimize(
         overrides = (*([f"budget.trials={trials}"] if trials else []), *overrides)
     elif given := [f"--{n}" for n, v in {"model": model, "data": data, "trials": trials, **described}.items() if v]:
         raise click.UsageError(f"{', '.join(given)}: only without a study file. Change {study}, or use --set KEY=VALUE")
-    proxied = [f"storage_proxy={json.dumps(storage_proxy)}"] if storage_proxy else []
+    proxied = [Option.of("--storage-proxy", "storage_proxy", storage_proxy)] if storage_proxy else []
     overrides = (*overrides, *[PULLED] * pull, *proxied)
     allow_outside = allow_outside or data is not None
     spec = read_study(study, overrides=(*overrides, *_stored(storage)), allow_outside=allow_outside)

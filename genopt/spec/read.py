@@ -20,6 +20,19 @@ from genopt.spec.scorers import ScorerSpec
 from genopt.spec.storage import sqlite_file
 
 
+class Option(str):
+    """An override that was written as an option of its own, and is told as that."""
+
+    told: str
+
+    @classmethod
+    def of(cls, option: str, key: str, text: str) -> Option:
+        """That the option gives the key this text."""
+        made = cls(f"{key}={json.dumps(text)}")
+        made.told = f"{option} {text}"
+        return made
+
+
 def as_study(given: StudySpec | Mapping[str, Any] | str | Path) -> StudySpec:
     """What Python names a study by: a StudySpec as it is, the tables of a study file, or its path. Raises SpecError."""
     if isinstance(given, StudySpec):
@@ -95,7 +108,7 @@ def _blamed(problem: str, source: str, overrides: Sequence[str]) -> str:
     key, _, what = problem.partition(": ")
     for override in overrides:
         if override.partition("=")[0].strip() == key:
-            return f"--set {override}: {what}"
+            return f"{override.told if isinstance(override, Option) else f'--set {override}'}: {what}"
     return f"{source}: {problem}"
 
 
