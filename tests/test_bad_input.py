@@ -87,6 +87,10 @@ def scorer(kind: str, **keys: Any) -> Change:
 
 
 CASES: dict[str, tuple[Change, tuple[str, ...]]] = {
+    "a scorer of one's own without a module": (
+        scorer(":exact"),
+        ("':exact' is not written as it has to be", 'Give "module:name", e.g. "my_scorers:exact"'),
+    ),
     # what would be searched without any effect, or could never show anything
     "shots that are no whole number": (
         put("space.shots", {"low": 0.0, "high": 3.0}),

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ValidationError
 from genopt.errors import SpecError
 from genopt.spec._base import Table
 from genopt.spec.dimensions import Choices, Range
-from genopt.spec.scorers import KINDS
+from genopt.spec.scorers import KINDS, Plugin
 
 Where = tuple[str | int, ...]
 WANTS = {
@@ -206,7 +206,8 @@ def _open_table(kind: str, where: Where, table: Any) -> type[BaseModel] | None:
     for part in where[1:]:
         table = _child(table, part)
     if kind == "scorers":
-        return KINDS.get(str(table.get("kind"))) if isinstance(table, dict) else None
+        named = str(table.get("kind")) if isinstance(table, dict) else ""
+        return KINDS.get(named) or (Plugin if ":" in named else None)
     return Choices if isinstance(table, dict) and "choices" in table else Range
 
 

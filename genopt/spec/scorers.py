@@ -217,7 +217,7 @@ class Plugin(Table):
 
     model_config = {**Table.model_config, "extra": "allow"}
     kind: Annotated[str, Field(pattern=".+:.+")]
-    """"module:name"; the study file's folder is on the import path."""
+    """"module:name", e.g. "my_scorers:exact"; the study file's folder is on the import path."""
 
 
 BUILT_IN = (
