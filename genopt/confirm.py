@@ -20,6 +20,7 @@ from genopt.session import Session
 from genopt.stats import PairedResult, look_level, paired
 from genopt.trial import Configuration, Evaluation, mean_of
 from genopt.types import Params
+from genopt.unanswered import unanswered, without
 
 SCHEMA = 1
 
@@ -88,7 +89,8 @@ class Verdict:
 
 
 async def confirm(session: Session, baseline: Evaluation, winner: Candidate | None) -> Verdict:
-    """The verdict: winner and baseline on the holdout with fresh seeds, compared example by example."""
+    """The verdict: winner and baseline on the holdout with fresh seeds, compared example by example. A winner that is
+    refused everything there is among the session's `unscored` after that: another is to be put forward."""
     plan, meter = session.plan, session.meter
     if winner is None:
         meter.harvested, meter.saved_tokens = await session.db(session.store.harvested, session.study.id)
@@ -97,7 +99,12 @@ async def confirm(session: Session, baseline: Evaluation, winner: Candidate | No
             baseline.config,
             None,
             None,
-            note=nobody(session, baseline, "no configuration looked better than the baseline while searching"),
+            note=nobody(
+                session,
+                baseline,
+                "no configuration looked better than the baseline while searching"
+                + (", but for what was left out" if session.unscored else ""),
+            ),
         )
     repeats = plan.spec.search.confirm_repeats
     tried = picks(session, winner.evaluation.config)
@@ -122,7 +129,17 @@ async def confirm(session: Session, baseline: Evaluation, winner: Candidate | No
         {"key": pick.config.key, "params": shown(pick.config.params), "examples": [e.id for e in pick.examples]}
         for pick in tried
     ]
-    found = verdict_of(session, baseline.config, winner, (result, before, after), look=look)
+    lacking = await unanswered(session, (today, before), (tried, after))
+    if lacking.nothing and not plan.folds:
+        session.unscored.add(winner.key)
+        session.note(f"the winner is left out, since it is {next(iter(lacking.winner.values()))}", warning=True)
+
+    def drawn(names: set[str]) -> tuple[Conclusion, str]:
+        sides = without(before, names), without(after, names)
+        return concluded(compared(session, *sides, look), *sides, plan.goal, look_level(look))
+
+    conclusion = lacking.judged(concluded(result, before, after, plan.goal, look_level(look)), drawn)
+    found = verdict_of(session, baseline.config, winner, (result, before, after), look=look, conclusion=conclusion)
     return replace(found, split=split, folds=tuple(folds) if plan.folds else ())
 
 
@@ -169,9 +186,9 @@ def verdict_of(
     *,
     look: int = 1,
     note: str = "",
-    conclusion: tuple[Conclusion, str] | None = None,
+    conclusion: tuple[Conclusion, str] = ("not shown", ""),
 ) -> Verdict:
-    """The verdict of what was measured on the holdout, by `conclusion` where several objectives make it another."""
+    """The verdict of what was measured on the holdout, where that was: what it comes to is the `conclusion`."""
     plan, meter = session.plan, session.meter
     level = look_level(look)
     common: dict[str, Any] = {
@@ -202,7 +219,7 @@ def verdict_of(
             **common,
         )
     result, before, after = held_out
-    kind, note = conclusion or concluded(result, before, after, plan.goal, level)
+    kind, note = conclusion
     note = "; ".join(filter(None, [note, *guards.notes(before, after, plan.goal, plan.scorers)]))
     sign = plan.goal.sign
     number = session.known[winner.key].number

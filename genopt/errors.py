@@ -52,12 +52,19 @@ class MissingExtra(GenoptError):
 class BackendError(GenoptError):
     """An engine refused or failed a request.
 
-    `retryable` says whether the same request may succeed later (a busy server) or never will (a wrong model).
+    `retryable` says whether the same request may succeed later (a busy server) or never will (a wrong model), `outside`
+    that no request is to blame: a server that was waited for in vain, a key that is refused, a quota that is spent.
     """
 
-    def __init__(self, message: str, *, retryable: bool = False, hint: str = "") -> None:
+    def __init__(self, message: str, *, retryable: bool = False, outside: bool = False, hint: str = "") -> None:
         super().__init__(message, hint=hint)
         self.retryable = retryable
+        self.outside = outside
+
+    @property
+    def final(self) -> bool:
+        """Whether the request itself may be to blame, and would be refused again."""
+        return not self.retryable and not self.outside
 
 
 class ScorerError(GenoptError):

@@ -15,6 +15,7 @@ from genopt.types import BackendInfo, Finish, Generation, Score
 
 COUNTS = ("prompt_tokens", "completion_tokens")
 FINISHES = get_args(Finish)
+REFUSED = "refused for good: "  # how the reason begins of a text that an engine would not write
 PAUSES = (0.5, 2.0, 8.0)  # seconds before a request that the engine says may be tried again is
 
 
@@ -29,6 +30,7 @@ def raised(engine: str, method: str) -> Iterator[None]:
     except Exception as error:
         failure = BackendError(
             f"{engine}: {method}() raised {type(error).__name__}: {error}",
+            outside=isinstance(error, (ConnectionError, TimeoutError)),
             hint="genopt --debug ... shows where. Correct an engine of your own there, or have it raise"
             " genopt.BackendError, with retryable=True for what may pass",
         )
@@ -46,6 +48,16 @@ async def patiently(ask: Callable[[], Awaitable[Generation]], sleep: Callable[[f
                 raise
         await sleep(pause)
     return await ask()
+
+
+async def again(ask: Callable[[], Awaitable[Generation]]) -> Generation:
+    """What `ask` gives, now that the engine is known to work: a failed text where that is an error that is final."""
+    try:
+        return await ask()
+    except BackendError as error:
+        if not error.final:
+            raise
+        return Generation("", "error", 0, 0, 0.0, why=f"{REFUSED}{error}")
 
 
 def info(given: Any, kind: str) -> BackendInfo:

@@ -26,6 +26,7 @@ from genopt.purse import Purse
 from genopt.session import Session
 from genopt.stats import UNBOUNDED, PairedResult, look_level, paired
 from genopt.trial import Evaluation, mean_of
+from genopt.unanswered import unanswered, without
 
 DOUBT = 0.05  # the chance to be on the front, or not to be, below which a configuration is not measured further
 
@@ -223,13 +224,24 @@ async def confirm_front(
         "look": look,
     }
     after = found.members[found.knee.place]
+    answered = {each.config.key: ([Pick(each.config, plan.holdout)], each) for each in measured}
+    lacking = {key: await unanswered(session, answered[base.key], side) for key, side in answered.items()}
     if after.config.key == base.key:
-        verdict = await _kept(session, baseline, "the knee of the front is what you run today")
+        pairs = zip(found.members, numbers, strict=True)
+        told = [lacking[each.config.key].told(f"trial {n}") for each, n in pairs if each.config.key != base.key]
+        why = "; ".join(filter(None, ["the knee of the front is what you run today", *told]))
+        verdict = await _kept(session, baseline, why)
         return replace(verdict, **parts), None
     winner = Candidate(after.config.key, after, *(float(np.nan),) * 3)
     result = replace(compared(session, before, after, look), p_value=float(found.p_values[found.knee.place, 0]))
     session.meter.harvested, session.meter.saved_tokens = await session.db(session.store.harvested, session.study.id)
-    conclusion = _conclusion(found, numbers)
+
+    def drawn(names: set[str]) -> tuple[Conclusion, str]:
+        sides = [without(each, names) for each in (before, *found.members)]
+        rest = held_out(plan.goal, sides[0], sides[1:], level=found.level, seed=plan.spec.seed)
+        return _conclusion(replace(rest, knee=replace(rest.knee, place=found.knee.place)), numbers)
+
+    conclusion = lacking[after.config.key].judged(_conclusion(found, numbers), drawn)
     verdict = verdict_of(session, base, winner, (result, before, after), look=look, conclusion=conclusion)
     return replace(verdict, **parts), winner
 

@@ -199,10 +199,14 @@ def _cost(session: Session) -> dict[str, Any]:
 
 async def _judge(session: Session, baseline: Evaluation) -> tuple[Verdict, Candidate | None]:
     """The verdict, and who it is about."""
+    session.observer.settled = session.observer.request(baseline.config, session.plan.tune[0], 0, "tune")
     if session.plan.goal.several:
         return await confirm_front(session, baseline, await choose_front(session, baseline))
-    winner = await choose_winner(session, baseline)
-    return await confirm(session, session.evaluations[baseline.config.key], winner), winner
+    while True:
+        winner = await choose_winner(session, baseline)
+        verdict = await confirm(session, session.evaluations[baseline.config.key], winner)
+        if winner is None or winner.key not in session.unscored:
+            return verdict, winner
 
 
 async def _reached(session: Session, budget: Mapping[str, Any]) -> Verdict | None:

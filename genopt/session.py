@@ -43,7 +43,7 @@ class Session:
         self.plan, self.emit = plan, emit
         self.evaluations: dict[str, Evaluation] = {}
         self.parked: dict[str, Evaluation] = {}
-        self.unscored: set[str] = set()  # finalists of which a text could not be scored
+        self.unscored: set[str] = set()  # finalists that could not be scored, or were refused every answer
         self.known: dict[str, Known] = {}
         self.seen: set[str] = set()
         self.elsewhere = 0  # trials that other workers have in flight

@@ -11,6 +11,7 @@ import sqlalchemy as sa
 from genopt.connections import engine_options, tune
 from genopt.database import URL_HINT, masked, passing, reason, refusal, with_driver
 from genopt.errors import StudyError
+from genopt.handed import REFUSED
 from genopt.leases import Leases, Spent, insert, renew
 from genopt.migrations import create
 from genopt.tables import (
@@ -206,7 +207,7 @@ class Store:
             moved = {
                 row["id"]: {**row, "study_id": target, "id": generation_id(target, *(row[key] for key in UNIQUE))}
                 for row in found
-                if row["example_id"] in kept
+                if row["example_id"] in kept and not row["why"].startswith(REFUSED)  # it is asked anew
             }
             for row in moved.values():
                 if row["harvested_from"] is not None:

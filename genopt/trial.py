@@ -8,11 +8,13 @@ answer is a sample, or made of several (see `answers`). Replicate number r uses 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import math
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, Protocol
 
 import numpy as np
@@ -32,6 +34,7 @@ from genopt.types import Backend, Example, Generation, Message, Params, Phase, R
 
 MAX_MISSING = 0.05  # fraction of observations without a utility beyond which a configuration cannot win
 ASKED = "it was asked about the row"
+FORK = "(a study that has begun goes on with --fork NEW_NAME)"
 
 
 @dataclass(frozen=True)
@@ -154,6 +157,12 @@ class Observer:
     called_off: Counter[str] = field(default_factory=Counter)
     """Calls that were cancelled, by the key of their configuration: who measures it knows whether they are paid for."""
     sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
+    settled: Request | None = None
+    """Once the search is paid for: what the engine has answered. From then on a request that is refused for good is a
+    failed text, scored lowest, and not the end of the study."""
+    _begun: int = 0
+    _answered: int = 0
+    _doubt: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     async def observe(
         self,
@@ -166,7 +175,7 @@ class Observer:
     ) -> Observation:
         """One observation; what is in `memory` (the stored rows of this configuration and phase) is not made again.
 
-        Raises BackendError when a request failed for good, ScorerError when a scorer did.
+        Raises BackendError when a request failed for good (see `settled`), ScorerError when a scorer did.
         """
         first = replicate * self.repeats
         samples = [0] * self.repeats if config.deterministic else self.answers.places(first, self.repeats, config.n)
@@ -206,9 +215,7 @@ class Observer:
         known = memory.get((example.id, sample))
         if known is not None:
             return known
-        seed = seed_of(self.seed, example.id, sample, phase)
-        messages = self.render(config, example)
-        request = Request(messages, config.request, seed, example.id, sample, phase, **self.output)
+        request = self.request(config, example, sample, phase)
         kin = self.harvest.kin(config.kin, phase)
         async with kin.turn((example.id, sample)):
             found = self.harvest.find(kin, request)
@@ -220,7 +227,7 @@ class Observer:
                 generation, source = found
                 self.meter.spare(generation)
             stored = generation_row(
-                self.study_id, config.key, example.id, sample, phase, seed, config.request, generation,
+                self.study_id, config.key, example.id, sample, phase, request.seed, config.request, generation,
                 kin=config.kin, harvested_from=source,
             )  # fmt: skip
             self.writer.add("genopt_generations", stored)
@@ -231,6 +238,11 @@ class Observer:
         self.on_generation()
         return row
 
+    def request(self, config: Configuration, example: Example, sample: int, phase: Phase) -> Request:
+        """What the engine is asked."""
+        seed = seed_of(self.seed, example.id, sample, phase)
+        return Request(self.render(config, example), config.request, seed, example.id, sample, phase, **self.output)
+
     def render(self, config: Configuration, example: Example) -> tuple[Message, ...]:
         """The messages of a request."""
         shots = choose_shots(self.pool, example, config.shots) if config.shots else ()
@@ -238,28 +250,43 @@ class Observer:
 
     async def _generate(self, request: Request, key: str) -> Generation:
         """The generation; every call of the engine that made none is counted."""
+        try:
+            return await self._ask(request, key)
+        except BackendError as error:
+            if self.settled is not None and error.final and await self._works(self.settled, self._begun, key):
+                return await handed.again(partial(self._ask, request, key))
+            if ASKED not in error.hint:  # one error may end many requests
+                row = f"{ASKED} {request.example_id!r}; where that alone is to blame, leave it out {FORK}"
+                error.hint = "; ".join(filter(None, [error.hint, row]))
+            raise
 
+    async def _ask(self, request: Request, key: str) -> Generation:
         async def ask() -> Generation:
+            self._begun += 1
+            number = self._begun
             try:
                 with handed.raised(f"backend.kind: {self.kind}", "generate"):
-                    return handed.generation(await self.backend.generate(request), self.backend)
+                    made = handed.generation(await self.backend.generate(request), self.backend)
             except asyncio.CancelledError:
                 self.called_off[key] += 1
                 raise
             except GenoptError:
                 self.fail()
                 raise
+            self._answered = max(self._answered, number)
+            return made
 
-        try:
-            return await handed.patiently(ask, self.sleep)
-        except BackendError as error:
-            if ASKED not in error.hint:  # one error may end many requests
-                row = (
-                    f"{ASKED} {request.example_id!r}; where that alone is to blame, leave it out"
-                    " (a study that has begun goes on with --fork NEW_NAME)"
-                )
-                error.hint = "; ".join(filter(None, [error.hint, row]))
-            raise
+        return await handed.patiently(ask, self.sleep)
+
+    async def _works(self, known: Request, begun: int, key: str) -> bool:
+        """Whether the engine answers a call that came after the first `begun`: one whose answer is known, unless
+        another was answered. Only then is a request to blame for being refused."""
+        async with self._doubt:  # one asks for all
+            if self._answered <= begun:
+                with contextlib.suppress(BackendError):
+                    await self._ask(known, key)
+                    self.fail()  # its text is not kept
+        return self._answered > begun
 
     def fail(self, calls: int = 1) -> None:
         """Count calls of the engine that made nothing: they may have cost as much."""

@@ -70,6 +70,7 @@ class Double:
     key        the Authorization that is required; refusals quote it, as careless servers do
     unlisted   models that it serves and /models does not list
     faults     answered to the next generations, in order: a status, or (status, headers, body)
+    filtered   a text that no prompt may hold
     pace       seconds between two streamed tokens
     tells_usage, ends_well   False: as a broken server does
     """
@@ -79,6 +80,7 @@ class Double:
     unlisted: tuple[str, ...] = ()
     key: str | None = None
     faults: list[Any] = field(default_factory=list)
+    filtered: str = ""
     pace: float = 0.0
     tells_usage: bool = True
     ends_well: bool = True
@@ -232,6 +234,8 @@ def _problem(double: Double, body: dict[str, Any], path: str) -> tuple[int, dict
         return 400, {"message": f"Unrecognized request argument supplied: {', '.join(unknown)}"}
     if ("messages" in body) != path.endswith("/chat/completions"):
         return 400, {"message": "messages or prompt, as the endpoint has it"}
+    if double.filtered and double.filtered in json.dumps(body):
+        return 400, {"message": "the prompt was filtered", "code": "content_filter"}
     if body["model"] not in double.models + double.unlisted:
         return 404, {"message": f"The model `{body['model']}` does not exist", "param": "model"}
     if not 0 <= body["temperature"] <= 2:

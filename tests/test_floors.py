@@ -23,8 +23,8 @@ FLOORS: dict[int, str] = {
     " backends scorers",
     4: "study",
     5: "trial answers harvest meter schedule plan checks names prepare output",
-    6: "pace session recall heldout samples workers progress guards outcomes starts warm desk purse search finals"
-    " pareto conclusions confirm fork runner"
+    6: "pace session recall heldout unanswered samples workers progress guards outcomes starts warm desk purse search"
+    " finals pareto conclusions confirm fork runner"
     " evaluation rescore archive export observations report compare judging imported",
     7: "cli console dashboard template testing __main__ __init__",
 }

@@ -45,10 +45,12 @@ class ToyBackend:
     """Options: `log` (a file that gets one JSON line per request), `delay` (seconds), `late_delay` (the same for
     replicates and the verdict), `fail_every` (every n-th request fails, retryable), `broken` (every request fails for
     good), `broken_after` (every request after the n-th does), `refuses` ([name, low, high]: requests with such a value
-    of a parameter do), `models` (name -> what it adds to the chance: requests name one of them, and only one is loaded
-    at a time; `loads` lists them in order), `kill_after` (the process dies at its n-th), `flat` (the parameters change
-    nothing), `meet` (a file: open waits until two processes have opened), `structured`, `images` and `seeded` (what
-    it says it can). `requests` and `cancelled` count."""
+    of a parameter do), `withholds` ([rows, low, high]: late requests about one of these rows, or about any where there
+    are none, at such a temperature do; with `away` as if a server had not come back), `models` (name -> what it adds to
+    the chance: requests name one of them, and only one is loaded at a time; `loads` lists them in order), `kill_after`
+    (the process dies at its n-th), `flat` (the parameters change nothing), `meet` (a file: open waits until two
+    processes have opened), `structured`, `images` and `seeded` (what it says it can). `requests` and `cancelled`
+    count."""
 
     def __init__(self, *, model: str, options: Mapping[str, Any] | None = None) -> None:
         self.model, self.options = model, dict(options or {})
@@ -113,6 +115,10 @@ class ToyBackend:
             name, low, high = refuses
             if low <= request.params[name] < high:
                 raise BackendError(f"refused: {name} {request.params[name]}", retryable=False)
+        if late and (withholds := self.options.get("withholds")):
+            ids, low, high = withholds
+            if (not ids or request.example_id in ids) and low <= request.params["temperature"] < high:
+                raise BackendError(f"cannot answer {request.example_id}", outside=bool(self.options.get("away")))
         if self.options.get("broken") or self.requests > self.options.get("broken_after", math.inf):
             raise BackendError("the engine is broken", retryable=False)
         if (every := self.options.get("fail_every")) and self.requests % every == 0:

@@ -19,7 +19,8 @@ class Waiting(Protocol):
 def fail(jobs: Iterable[Waiting], error: BackendError) -> None:
     """Give the error to all that are not done yet."""
     for job in jobs:
-        own = BackendError(str(error), retryable=error.retryable, hint=error.hint)  # each gets a traceback of its own
+        # each gets a traceback of its own
+        own = BackendError(str(error), retryable=error.retryable, outside=error.outside, hint=error.hint)
         own.__cause__ = error.__cause__
         try:
             job.future.set_exception(own)

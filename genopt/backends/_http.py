@@ -21,9 +21,8 @@ import httpx
 
 from genopt.errors import BackendError
 
-BUSY = frozenset(
-    {429, 502, 503, 504, 529}
-)  # the server, or a proxy before it, says "later": asked again for `patience`
+BUSY = frozenset({429, 502, 503, 504, 529})  # the server, or a proxy, says "later": asked again for `patience`
+OF_A_REQUEST = frozenset({400, 403, 413, 415, 422, 451, 500})  # may be about what is asked, and not about who asks
 ATTEMPTS = 4  # of a request that failed in another way that may pass
 FIRST_PAUSE, LONGEST_PAUSE = 0.25, 30.0  # seconds
 CONNECT = 5.0
@@ -33,8 +32,8 @@ PROXIES = ("HTTPS_PROXY", "HTTP_PROXY", "ALL_PROXY")
 class Refused(BackendError):
     """The server answered with an error: its HTTP `status`, and its `reply` as JSON, or as text where it is none."""
 
-    def __init__(self, message: str, status: int, reply: Any) -> None:
-        super().__init__(message)
+    def __init__(self, message: str, status: int, reply: Any, *, outside: bool = False) -> None:
+        super().__init__(message, outside=outside)
         self.status = status
         self.reply = reply
 
@@ -223,10 +222,11 @@ class Server:
         to = reply.headers.get("location")
         words = f"moved to {shown(to)}: write that URL" if reply.is_redirect and to else in_words(said)
         text = f"{self.where} answered {reply.status_code} {reply.reason_phrase}".rstrip()
-        return Refused(self.hide(f"{text}: {words}" if words else text), reply.status_code, said)
+        outside = reply.status_code not in OF_A_REQUEST or self.may_pass(reply.status_code, said)
+        return Refused(self.hide(f"{text}: {words}" if words else text), reply.status_code, said, outside=outside)
 
     def _error(self, message: str, *, retryable: bool = False, hint: str = "") -> BackendError:
-        return BackendError(self.hide(message), retryable=retryable, hint=self.hide(hint))
+        return BackendError(self.hide(message), retryable=retryable, outside=True, hint=self.hide(hint))
 
     def _advice(self, error: Exception) -> str:
         """What a person can do about a server that is not reached."""

@@ -132,7 +132,7 @@ async def _outcome(work: Callable[[], Awaitable[Any]]) -> Outcome:
     except MissingExtra as error:
         return "extra", (str(error), error.extra)
     except GenoptError as error:
-        return "backend", (str(error), getattr(error, "retryable", False), error.hint)
+        return "backend", (str(error), getattr(error, "retryable", False), error.hint, getattr(error, "outside", False))
     except Exception as error:
         return "fault", (f"{type(error).__name__}: {error}", traceback.format_exc())
 
@@ -148,7 +148,7 @@ def result(outcome: Outcome, where: str) -> Any:
     if kind == "extra":
         raise MissingExtra(f"on {where}: {said[0].partition(' is not installed')[0]}", said[1])
     if kind == "backend":
-        raise BackendError(said[0], retryable=said[1], hint=said[2])
+        raise BackendError(said[0], retryable=said[1], hint=said[2], outside=said[3])
     error = RuntimeError(f"on {where}: {said[0]}")
     error.add_note(said[1])
     raise error

@@ -177,7 +177,8 @@ class OllamaBackend:
                 async for line in lines:
                     reply.add(line)
         except Refused as refused:
-            raise BackendError(f"{model.name} cannot be used: {refused}", hint=advice(refused, model.name)) from None
+            why = f"{model.name} cannot be used: {refused}"
+            raise BackendError(why, outside=True, hint=advice(refused, model.name)) from None
         state = await loaded(server, model)
         context = state.context or self._options.runner.get("num_ctx") or model.own.num_ctx
         if context and model.trained_context:

@@ -244,7 +244,7 @@ def _advised(refused: Refused, domains: Mapping[str, Domain]) -> BackendError:
         advice = "the key is read from the environment variable that backend.options.api_key_env names"
     elif parameter in domains:
         advice = f'if the model refuses {parameter} altogether: backend.options.without = ["{parameter}"]'
-    return BackendError(str(refused), retryable=refused.retryable, hint=advice)
+    return BackendError(str(refused), retryable=refused.retryable, outside=refused.outside, hint=advice)
 
 
 def _no_such_model(refused: Refused, model: str) -> bool:

@@ -209,13 +209,14 @@ def test_a_busy_server_is_given_up_when_patience_ends() -> None:
     error, line = raised([answer(503, '{"error": "server busy"}')], patience=60)
     assert isinstance(error, Refused) and error.status == 503 and not error.retryable
     assert str(error).endswith("answered 503 Words: server busy")
+    assert error.outside and not error.final, "no request is to blame"
     assert 60 <= sum(line.pauses) < 75 and len(line.pauses) > 5
     assert all(a < b for a, b in zip(line.pauses[:-1:2], line.pauses[2:-1:2], strict=False)), "growing"
 
 
 def test_a_failure_inside_the_server_is_tried_four_times() -> None:
     error, line = raised([answer(500, "oops")])
-    assert isinstance(error, Refused) and error.reply == "oops"
+    assert isinstance(error, Refused) and error.reply == "oops" and error.outside
     assert len(line.asked) == 4
 
 
@@ -223,7 +224,7 @@ def test_an_adapter_says_what_may_pass() -> None:
     error, line = raised(
         [answer(500, '{"error": "wrong type"}')], may_pass=lambda status, reply: "wrong" not in str(reply)
     )
-    assert isinstance(error, Refused) and error.reply == {"error": "wrong type"}
+    assert isinstance(error, Refused) and error.reply == {"error": "wrong type"} and error.final
     assert len(line.asked) == 1 and line.pauses == []
 
 
@@ -231,6 +232,7 @@ def test_an_adapter_says_what_may_pass() -> None:
 def test_what_will_not_pass_is_never_asked_again(status: int) -> None:
     error, line = raised([answer(status, '{"detail": "no"}')])
     assert isinstance(error, Refused) and error.status == status and not error.retryable
+    assert error.final is (status in (400, 403, 413, 422)), "the others are about who asks, or for whom"
     assert len(line.asked) == 1
 
 
@@ -255,7 +257,7 @@ def test_a_connection_that_always_breaks_is_given_up() -> None:
 
 def test_silence_is_given_up() -> None:
     error, _ = raised([b"HTTP/1.1 200 OK\r\nContent-Length: 99\r\n\r\n"], timeout=0.05)
-    assert "sent nothing for 0.05 s" in str(error) and "timeout" in error.hint
+    assert "sent nothing for 0.05 s" in str(error) and error.outside and "timeout" in error.hint
 
 
 def test_a_redirect_is_named() -> None:

@@ -256,11 +256,13 @@ def test_what_may_pass_is_asked_again_and_what_may_not_is_told(double: Double) -
     async def work(backend: OpenAIBackend, info: BackendInfo) -> None:
         double.faults = [(429, {"retry-after": "1"}, {"error": {"message": "slow down"}}), 503, 500]
         assert (await backend.generate(ask(info))).text and not double.faults
-        for fault, why, hint in ((spent, "exceeded your quota", ""), (refuses, "top_p", 'without = ["top_p"]')):
+        advice = 'without = ["top_p"]'
+        for fault, why, hint, final in ((spent, "exceeded your quota", "", False), (refuses, "top_p", advice, True)):
             double.faults = [fault]
             with pytest.raises(BackendError, match=why) as caught:
                 await backend.generate(ask(info))
             assert not caught.value.retryable and hint in caught.value.hint
+            assert caught.value.final is final
 
     run(double, work)
     assert len(double.asked) == 6

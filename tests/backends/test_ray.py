@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import pickle
 import random
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -190,7 +191,12 @@ class TestActor:
             await broken.open()
             with pytest.raises(BackendError, match="the engine is broken") as told:
                 answered(await broken.generate(request(), {}), "here")
-            assert not told.value.retryable
+            assert told.value.final
+            away = self.actor(withholds=[[], -1, 9], away=True)
+            await away.open()
+            with pytest.raises(BackendError, match="cannot answer") as told:
+                answered(await away.generate(replace(request(), phase="confirm"), {}), "here")
+            assert told.value.outside
             busy = self.actor(fail_every=1)
             await busy.open()
             with pytest.raises(BackendError) as told:
