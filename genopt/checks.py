@@ -255,7 +255,10 @@ def names_are_known(spec: StudySpec, prompt: Prompt, space: SearchSpace, info: B
     of_prompt = (variables | (spec.baseline.keys() & used)) - ({"n"} if spec.answer else set())
     found += [f"prompt: {problem}" for problem in problems(prompt, fields.common, of_prompt, fields.lacking)]
     if not space.open_dimensions():
-        found.append("space: there is nothing to search. Give at least one range, choice or switch")
+        found.append(
+            "space: there is nothing to search. Give at least one range, choice or switch; a choice of one value is"
+            " held against the baseline"
+        )
     if found:
         raise SpecError(found)
 
