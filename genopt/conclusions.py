@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from genopt.objectives import Goal
 from genopt.stats import UNBOUNDED, PairedResult, examples_needed
-from genopt.trial import MAX_MISSING, Evaluation
+from genopt.trial import MAX_MISSING, Evaluation, mean_of
 
 MISSED = 0.05  # the chance that a baseline whose mean lies on a bound is said to miss it
 Conclusion = Literal["improved", "admissible", "not shown", "worse"]
@@ -62,9 +62,9 @@ def constrained(kind: Conclusion, before: Evaluation, after: Evaluation, goal: G
 def shown_to_miss(evaluation: Evaluation, goal: Goal) -> bool:
     """Whether its mean lies beyond a bound, and within it with probability MISSED at most; never where nothing is known
     of it."""
-    sides = replace(goal, constraints=tuple(side for c in goal.constraints for side in c.sides()))
-    chances, violations = evaluation.chances(sides), sides.violations(evaluation.means())
-    return any(0 < violations[name] < math.inf and chances[name] <= MISSED for name in chances)
+    sides = (side for constraint in goal.constraints for side in constraint.sides())
+    missed = [side for side in sides if 0 < side.violation(mean_of(evaluation.metric(side.metric))) < math.inf]
+    return any(chance <= MISSED for chance in evaluation.chances(replace(goal, constraints=tuple(missed))).values())
 
 
 def misses(who: str, evaluation: Evaluation, goal: Goal) -> str:

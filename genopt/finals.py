@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from genopt import race
+from genopt.conclusions import shown_to_miss
 from genopt.errors import ScorerError
 from genopt.field import Field, fit
 from genopt.purse import Purse
@@ -28,13 +29,11 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Candidate:
-    """A configuration with its gain over the baseline on the tune split (utility): adjusted for the examples it saw and
-    with its standard error, and pulled back by how uncertain it is."""
+    """A configuration with its gain over the baseline on the tune split (utility), adjusted for the examples it saw and
+    pulled back by how uncertain it is; its worth where there is no baseline to beat."""
 
     key: str
     evaluation: Evaluation
-    gain: float
-    se: float
     shrunken: float
 
 
@@ -50,7 +49,21 @@ def arms_of(session: Session, *more: Evaluation) -> list[Evaluation]:
 def standing(session: Session, *more: Evaluation) -> tuple[list[Evaluation], Field]:
     """The same, and what they are worth."""
     arms = arms_of(session, *more)
-    return arms, fit([evaluation.series() for evaluation in arms], len(session.plan.tune))
+    return arms, worth_of(session, arms)
+
+
+def rivals(session: Session, *more: Evaluation) -> list[Evaluation]:
+    """Those that a trial may lose to, and `more` of them in flight at the end: what is shown to miss a constraint is
+    not put forward, so that to be worse is no reason to be set aside, and how far such ones lie apart says nothing of
+    those that may win."""
+    arms, goal = arms_of(session, *more), session.plan.goal
+    known = len(arms) - len(more) if goal.constraints else 0
+    return [arm for arm in arms[:known] if not shown_to_miss(arm, goal)] + arms[known:]
+
+
+def worth_of(session: Session, arms: Sequence[Evaluation]) -> Field:
+    """What configurations are worth, by themselves alone."""
+    return fit([evaluation.series() for evaluation in arms], len(session.plan.tune))
 
 
 def sound(evaluation: Evaluation) -> bool:
@@ -63,18 +76,20 @@ def enough(session: Session) -> str:
 
     It ends when what going on can bring at most is expected to be less than what was said to be worth it (see
     `race.prospect`; how many configurations are to come is told by the budget of trials, else it is as many as were
-    tried), or when with this many held-out examples even the best gain that is still likely would not be shown. Where
-    the baseline misses a constraint, only those that meet them all count, and no gain over it has to be shown.
+    tried), or when with this many held-out examples even the best gain that is still likely would not be shown. Only
+    those that meet all constraints count; where the baseline does not, no gain over it has to be shown.
     """
     rule, plan = session.plan.spec.search.stop_when, session.plan
     if rule is None or plan.goal.several or len(session.seen) < race.FEW:
         return ""
-    arms, field = standing(session)
+    arms = arms_of(session)
     base = next(i for i, arm in enumerate(arms) if arm.config.key == plan.baseline().key)
-    if not (met := feasible(session, arms[base])):
-        if (able := admitted(session, arms, base)) == [base]:
-            return ""  # nothing meets the constraints so far
-        field, base = field.among(able), 0
+    met, able = feasible(session, arms[base]), admitted(session, arms, base)
+    if not met and able == [base]:
+        return ""  # nothing meets the constraints so far
+    if len(session.seen) - (len(arms) - len({base, *able})) < race.FEW:
+        return ""  # how far those to come may lie apart is told by those that meet them
+    field, base = worth_of(session, [arms[i] for i in able]), able.index(base) if met else 0
     left = len(session.seen) if plan.trials is None else max(0, plan.trials - len(session.seen))
     found = race.prospect(field, base, left, np.random.default_rng(plan.spec.seed))
     if found.gain < rule.gain_below:
@@ -104,31 +119,26 @@ async def choose_winner(session: Session, baseline: Evaluation) -> Candidate | N
     below = 0.0 if spec.stop_when is None else spec.stop_when.gain_below
     further = Further(session, await Purse.open(session), baseline)
     while True:
-        arms, field = standing(session)
+        arms = arms_of(session)
         base = next(i for i, arm in enumerate(arms) if arm.config.key == key)
         able = admitted(session, arms, base)
         most = [further.most(arms[i]) for i in able]
-        may_win = field.among(able)
-        promoted = race.promote(may_win, [len(arms[i].cells) for i in able], most, rng, arms=spec.finalists)
+        field = worth_of(session, [arms[i] for i in able])
+        promoted = race.promote(field, [len(arms[i].cells) for i in able], most, rng, arms=spec.finalists)
         chosen = [able[place] for place in promoted]
-        judged = (field, base) if base in able else (may_win, 0)
-        if not chosen or (below and race.prospect(*judged, 0, rng).gain < below):
+        today = able.index(base) if base in able else None
+        if not chosen or (below and race.prospect(field, today or 0, 0, rng).gain < below):
             break
         if not await further.measure([arms[i] for i in chosen]):
             break
     await remember(session, arms)
-    least = 0.0 if base in able else -math.inf
-    able = reliable(session, arms, able)
+    least, sure = 0.0 if today is not None else -math.inf, reliable(session, arms, able)
     gains = [
         Candidate(
-            arm.config.key,
-            arm,
-            gain=float(field.raw[i] - field.raw[base]),
-            se=float(field.se[i]),
-            shrunken=float(field.worth[i] - field.worth[base]),
+            arms[i].config.key, arms[i], float(field.worth[place] - (0.0 if today is None else field.worth[today]))
         )
-        for i, arm in enumerate(arms)
-        if i in able and i != base
+        for place, i in enumerate(able)
+        if i in sure and i != base
     ]
     best = max(gains, key=lambda candidate: (candidate.shrunken, len(candidate.evaluation.cells)), default=None)
     return best if best is not None and best.shrunken > least else None

@@ -232,7 +232,7 @@ async def confirm_front(
         why = "; ".join(filter(None, ["the knee of the front is what you run today", *told]))
         verdict = await _kept(session, baseline, why)
         return replace(verdict, **parts), None
-    winner = Candidate(after.config.key, after, *(float(np.nan),) * 3)
+    winner = Candidate(after.config.key, after, float(np.nan))
     result = replace(compared(session, before, after, look), p_value=float(found.p_values[found.knee.place, 0]))
     session.meter.harvested, session.meter.saved_tokens = await session.db(session.store.harvested, session.study.id)
 

@@ -14,7 +14,7 @@ from genopt import guards, pace, pareto, race
 from genopt.confirm import shown
 from genopt.desk import Desk, Job
 from genopt.errors import BackendError, GenoptError, ScorerError, SpecError, StudyError
-from genopt.finals import standing
+from genopt.finals import rivals, worth_of
 from genopt.fronts import SURE
 from genopt.objectives import MEASURED
 from genopt.outcomes import adjusted, announce, known_of, outcome_of, tell, unwritten
@@ -165,8 +165,8 @@ async def search(session: Session) -> None:
         each = 1 if job.config.deterministic else spec.search.repeats * job.config.n
         with session.load.part(min(window, desk.first), each=each) as part:
             await session.recall()
-            field = standing(session)[1] if spec.search.pruner != "none" else None
-            rungs = race.looks(race.first_look(field, n), n)
+            others = rivals(session) if spec.search.pruner != "none" else []
+            rungs = race.looks(race.first_look(worth_of(session, others) if others else None, n), n)
             job.owed = desk.first = rungs[0] if plan.races and rungs else n
             try:
                 evaluation = await session.measure(
@@ -221,8 +221,8 @@ async def search(session: Session) -> None:
 
 def _judge(desk: Desk, job: Job, rungs: tuple[int, ...]) -> Callable[[Evaluation, int], Awaitable[bool]]:
     """The decision at a rung: report the running mean, then go on or stop: what surely misses a constraint, what is
-    worse than the best, or than one other configuration in every objective where there are several, and what the budget
-    does not pay for."""
+    worse than the best that may win, or than one other configuration in every objective where there are several, and
+    what the budget does not pay for."""
     session, plan = desk.session, desk.session.plan
     sure, worse = (dict(zip(rungs, levels(rungs, alpha), strict=True)) for alpha in (SURE, race.ALPHA))
 
@@ -248,7 +248,7 @@ def _judge(desk: Desk, job: Job, rungs: tuple[int, ...]) -> Callable[[Evaluation
         if plan.spec.search.pruner == "median":
             others = [mean_of(e.utility(n)) for e in session.evaluations.values()]
             return len(others) < 5 or mean_of(values) >= float(np.median(others))
-        arms, field = standing(session, evaluation)
-        return race.goes_on(field, len(arms) - 1, worse[n])
+        arms = rivals(session, evaluation)
+        return race.goes_on(worth_of(session, arms), len(arms) - 1, worse[n])
 
     return decide

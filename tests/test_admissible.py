@@ -19,6 +19,7 @@ from genopt.cli.work import _settings
 from genopt.conclusions import MISSED
 from genopt.crossfit import chosen
 from genopt.dashboard.notes import study_note
+from genopt.events import StageStarted
 from genopt.export import settings
 from genopt.objectives import Constraint, Goal, Objective
 from genopt.report import verdict_text
@@ -36,13 +37,14 @@ LONG = {"temperature": {"choices": [0.6]}, "top_k": {"choices": [70, 80]}}
 
 
 class Wordy(ToyBackend):
-    """The toy engine, whose texts have top_k tokens on average, up to `spread` more or fewer."""
+    """The toy engine, whose texts have top_k tokens on average, up to `spread` more or fewer; those that are `long`
+    (above 40) are right by so much more often."""
 
     async def _answer(self, request: Request, better: float) -> Generation:
-        found = await super()._answer(request, better)
-        share = 2 * uniform("length", request.seed, request.example_id) - 1
         top_k = request.params["top_k"]
         assert isinstance(top_k, int)
+        found = await super()._answer(request, better + (self.options.get("long", 0.0) if top_k > 40 else 0.0))
+        share = 2 * uniform("length", request.seed, request.example_id) - 1
         return replace(found, completion_tokens=top_k + round(self.options.get("spread", 5) * share))
 
 
@@ -179,15 +181,23 @@ def test_a_fold_s_choice_has_a_baseline_to_beat_or_none() -> None:
 
 
 def test_those_that_meet_the_bounds_are_measured_on_though_the_baseline_is_far_better(tmp_path: Path) -> None:
-    """Racing sets them all aside early: to the choice it matters which of them is best, and not what beats it."""
+    """To the choice it matters which of them is best, and not what beats them all: racing sets none aside for that."""
     made = table(tmp_path, {"temperature": {"choices": [1.2, 1.25, 1.3, 1.35]}, "top_k": {"choices": [30]}})
-    made["search"] |= {"pruner": "paired", "stop_when": {"gain_below": 0.003}}
+    made["search"] |= {"pruner": "paired", "trials_in_flight": 1}
     ran = run(made, tmp_path)
-    assert all(trial.outcome["stopped_early"] and trial.outcome["n"] <= 18 for trial in ran.complete())
+    assert [trial.outcome["n"] for trial in ran.complete()] == [120] * 4
     assert (ran.decided().verdict, ran.decided().params["temperature"]) == ("admissible", 1.2)
-    frame = ran.archive.observations()
-    seen = frame[(frame["phase"] == "tune") & (frame["role"] != "baseline")].groupby("config_key").size()
-    assert len(seen) == 4 and seen.min() >= 120
+
+
+def test_no_trial_is_set_aside_for_one_that_misses_a_bound(tmp_path: Path) -> None:
+    """The long texts are right more often than any short ones, and are shown to be too long at the first look."""
+    made = table(tmp_path, short(1.1, 1.5), baseline={**TODAY, "temperature": 1.5, "top_k": 30})
+    made["search"] |= {"pruner": "paired", "trials_in_flight": 1, "start": [{"temperature": 0.6, "top_k": 80}]}
+    ran = run(made, tmp_path)
+    assert [trial.config["params"]["top_k"] for trial in ran.complete()[:2]] == [30, 80]  # the baseline, the start
+    seen = {(t.config["params"]["temperature"], t.config["params"]["top_k"]): t.outcome["n"] for t in ran.complete()}
+    assert seen[0.6, 80] <= 18 and seen[1.1, 30] == 120
+    assert (ran.decided().verdict, ran.decided().params["temperature"]) == ("improved", 1.1)
 
 
 def test_a_front_is_made_of_what_meets_the_bounds_though_nothing_of_it_has_seen_everything(tmp_path: Path) -> None:
@@ -220,6 +230,27 @@ def test_a_search_goes_on_until_something_meets_the_bounds(
     (ended,) = [line for line in ran.notes().splitlines() if line.startswith("search ended: ")]
     assert ended.endswith(why)
     assert len(ran.complete()) == trials
+
+
+def test_a_search_goes_on_for_what_meets_the_bounds_though_others_are_ahead(tmp_path: Path) -> None:
+    """The long texts are right most often, and the best of them is known soon: that says nothing of the short ones."""
+    made = table(tmp_path, {"temperature": {"low": 0.8, "high": 1.5}, "top_k": {"choices": [30, 80]}})
+    made["backend"]["options"]["long"] = 0.3
+    made |= {"baseline": {**TODAY, "temperature": 1.5, "top_k": 30}, "budget": {"trials": 24}}
+    made["search"] = {"sampler": "random", "warm_start": False, "trials_in_flight": 1}
+    made["search"]["stop_when"] = {"gain_below": 0.03}
+    ran = run(made, tmp_path)
+    assert "search ended: the budget of 24 trials is spent" in ran.notes()
+    assert ran.decided().verdict == "improved"
+
+
+def test_the_choice_among_what_meets_the_bounds_is_open_though_others_are_surely_ahead(tmp_path: Path) -> None:
+    """All long texts are right, which leaves nothing to learn of them."""
+    made = table(tmp_path, short(1.1, 1.15, 1.2, 1.25), baseline={**TODAY, "temperature": 1.5, "top_k": 30})
+    made["backend"]["options"]["long"] = 0.5
+    made["search"]["stop_when"] = {"gain_below": 0.001}
+    ran = run(made, tmp_path)
+    assert "finalists" in [event.stage for event in ran.events if isinstance(event, StageStarted)]
 
 
 def test_a_later_study_begins_with_what_met_the_bounds_that_the_baseline_missed(at_a_loss: Ran, tmp_path: Path) -> None:
