@@ -28,7 +28,7 @@ def ran(tmp_path_factory: pytest.TempPathFactory) -> Ran:
     data = [row | {"document": f"d{i // 3}"} for i, row in enumerate(rows(60))]
     folder = tmp_path_factory.mktemp("ran")
     dataset = {"rows": data, "holdout": 0.4, "group": "document"}
-    ended = run(study(folder, dataset=dataset, budget={"trials": 10}, search={"sampler": "random"}), folder)
+    ended = run(study(folder, dataset=dataset, budget={"trials": 24}, search={"sampler": "random"}), folder)
     ended.decided()
     return ended
 
