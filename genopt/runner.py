@@ -199,7 +199,7 @@ def _cost(session: Session) -> dict[str, Any]:
 
 async def _judge(session: Session, baseline: Evaluation) -> tuple[Verdict, Candidate | None]:
     """The verdict, and who it is about."""
-    session.observer.settled = session.observer.request(baseline.config, session.plan.tune[0], 0, "tune")
+    session.observer.asker.settled = session.observer.request(baseline.config, session.plan.tune[0], 0, "tune")
     if session.plan.goal.several:
         return await confirm_front(session, baseline, await choose_front(session, baseline))
     while True:

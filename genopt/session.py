@@ -223,7 +223,7 @@ class Session:
         examples = self.plan.tune if examples is None else examples
         window = window or 2 * max(1, self.plan.concurrency // self.plan.spec.search.repeats)
         await self.flush()
-        self.observer.called_off.pop(config.key, None)
+        self.observer.asker.called_off.pop(config.key, None)
         evaluation = Evaluation(config, examples)
         rounds = 1 if config.deterministic else replicates  # the same text again says nothing new
         cells = [(position, replicate) for replicate in range(rounds) for position in range(len(examples))][:upto]
@@ -267,7 +267,8 @@ class Session:
             again = partial(self.measure, config, examples=examples, phase=phase, replicates=replicates, upto=upto)
             return await again(trial_id=trial_id, window=window)
         except Exception:
-            self.observer.fail(self.observer.called_off.pop(config.key, 0))  # asked beside what failed, and for nothing
+            beside = self.observer.asker.called_off.pop(config.key, 0)
+            self.observer.fail(beside)  # they were asked beside what failed, and for nothing
             await share.done()
             raise
         await share.done()

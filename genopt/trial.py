@@ -8,13 +8,10 @@ answer is a sample, or made of several (see `answers`). Replicate number r uses 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import hashlib
 import math
-from collections import Counter
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
 from typing import Any, Protocol
 
 import numpy as np
@@ -22,7 +19,8 @@ from numpy.typing import NDArray
 
 from genopt import handed
 from genopt.answers import Answers
-from genopt.errors import BackendError, GenoptError, ScorerError
+from genopt.asking import Asker
+from genopt.errors import BackendError, ScorerError
 from genopt.harvest import Harvest
 from genopt.measures import metrics_of
 from genopt.meter import Meter
@@ -30,11 +28,9 @@ from genopt.objectives import LOWEST, Goal
 from genopt.prompt import Prompt, choose_shots
 from genopt.schedule import gather
 from genopt.tables import FAILED, Donor, Row, generation_row, score_row
-from genopt.types import Backend, Example, Generation, Message, Params, Phase, Request, Score, Scorer
+from genopt.types import Backend, Example, Message, Params, Phase, Request, Score, Scorer
 
 MAX_MISSING = 0.05  # fraction of observations without a utility beyond which a configuration cannot win
-ASKED = "it was asked about the row"
-FORK = "(a study that has begun goes on with --fork NEW_NAME)"
 
 
 @dataclass(frozen=True)
@@ -154,15 +150,9 @@ class Observer:
     answers: Answers = field(default_factory=Answers)
     harvest: Harvest = field(default_factory=Harvest)
     kind: str = ""
-    called_off: Counter[str] = field(default_factory=Counter)
-    """Calls that were cancelled, by the key of their configuration: who measures it knows whether they are paid for."""
-    sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
-    settled: Request | None = None
-    """Once the search is paid for: what the engine has answered. From then on a request that is refused for good is a
-    failed text, scored lowest, and not the end of the study."""
-    _begun: int = 0
-    _answered: int = 0
-    _doubt: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+    def __post_init__(self) -> None:
+        self.asker = Asker(self.backend, self.kind, self.fail)
 
     async def observe(
         self,
@@ -175,7 +165,7 @@ class Observer:
     ) -> Observation:
         """One observation; what is in `memory` (the stored rows of this configuration and phase) is not made again.
 
-        Raises BackendError when a request failed for good (see `settled`), ScorerError when a scorer did.
+        Raises BackendError when a request failed for good (see `asking`), ScorerError when a scorer did.
         """
         first = replicate * self.repeats
         samples = [0] * self.repeats if config.deterministic else self.answers.places(first, self.repeats, config.n)
@@ -221,7 +211,7 @@ class Observer:
             found = self.harvest.find(kin, request)
             if found is None:
                 async with self.slots:
-                    generation, source = await self._generate(request, config.key), None
+                    generation, source = await self.asker.generation(request, config.key), None
                 self.meter.add(generation, phase)
             else:
                 generation, source = found
@@ -247,46 +237,6 @@ class Observer:
         """The messages of a request."""
         shots = choose_shots(self.pool, example, config.shots) if config.shots else ()
         return self.prompt.render(example, config.variables, shots)
-
-    async def _generate(self, request: Request, key: str) -> Generation:
-        """The generation; every call of the engine that made none is counted."""
-        try:
-            return await self._ask(request, key)
-        except BackendError as error:
-            if self.settled is not None and error.final and await self._works(self.settled, self._begun, key):
-                return await handed.again(partial(self._ask, request, key))
-            if ASKED not in error.hint:  # one error may end many requests
-                row = f"{ASKED} {request.example_id!r}; where that alone is to blame, leave it out {FORK}"
-                error.hint = "; ".join(filter(None, [error.hint, row]))
-            raise
-
-    async def _ask(self, request: Request, key: str) -> Generation:
-        async def ask() -> Generation:
-            self._begun += 1
-            number = self._begun
-            try:
-                with handed.raised(f"backend.kind: {self.kind}", "generate"):
-                    made = handed.generation(await self.backend.generate(request), self.backend)
-            except asyncio.CancelledError:
-                self.called_off[key] += 1
-                raise
-            except GenoptError:
-                self.fail()
-                raise
-            self._answered = max(self._answered, number)
-            return made
-
-        return await handed.patiently(ask, self.sleep)
-
-    async def _works(self, known: Request, begun: int, key: str) -> bool:
-        """Whether the engine answers a call that came after the first `begun`: one whose answer is known, unless
-        another was answered. Only then is a request to blame for being refused."""
-        async with self._doubt:  # one asks for all
-            if self._answered <= begun:
-                with contextlib.suppress(BackendError):
-                    await self._ask(known, key)
-                    self.fail()  # its text is not kept
-        return self._answered > begun
 
     def fail(self, calls: int = 1) -> None:
         """Count calls of the engine that made nothing: they may have cost as much."""

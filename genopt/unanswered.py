@@ -7,11 +7,12 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from genopt.asking import FORK
 from genopt.conclusions import Conclusion
 from genopt.handed import REFUSED
 from genopt.heldout import Pick
 from genopt.session import Session
-from genopt.trial import FORK, Evaluation
+from genopt.trial import Evaluation
 
 SHOWN = 3  # names of examples in a note
 

@@ -201,7 +201,7 @@ def test_a_busy_engine_is_asked_again_with_growing_pauses(tmp_path: Path) -> Non
     async def main() -> None:
         async with opened(study(tmp_path, backend=backend(fail_every=2, concurrency=1)), tmp_path) as parts:
             plan, session, engine = parts
-            session.observer.sleep = sleep
+            session.observer.asker.sleep = sleep
             await session.measure(plan.configure(SAMPLING))
             assert pauses == [0.5] * 35
             assert engine.requests == 71
@@ -220,7 +220,7 @@ def test_a_dead_engine_is_given_up(tmp_path: Path, options: dict[str, Any], paus
     async def main() -> None:
         async with opened(study(tmp_path, backend=backend(concurrency=1, **options)), tmp_path) as parts:
             plan, session, engine = parts
-            session.observer.sleep = sleep
+            session.observer.asker.sleep = sleep
             example = plan.tune[0]
             with pytest.raises(BackendError, match="the engine is"):
                 await session.observer.observe(plan.configure(SAMPLING), {}, example, 0, "tune", None)

@@ -113,13 +113,15 @@ class Bench:
 
     def observer(self) -> Observer:
         scorers = {scorer.name: scorer for scorer in [self.scorer, *self.others]}
-        return Observer(
+        observer = Observer(
             study_id=1, seed=7, repeats=self.repeats, backend=self.engine,
             prompt=Prompt.from_parts(system=None, user="{{ question }}", messages=None), pool=EXAMPLES[1:],
             scorers=scorers, scorer_keys={name: "key of " + name for name in scorers},
             goal=self.goal, writer=self.rows, meter=self.meter,
-            slots=asyncio.Semaphore(self.slots), on_generation=self.tick, sleep=self.sleep,
+            slots=asyncio.Semaphore(self.slots), on_generation=self.tick,
         )  # fmt: skip
+        observer.asker.sleep = self.sleep
+        return observer
 
     def observe(
         self, *, example: int = 0, replicate: int = 0, phase: Any = "tune", trial: int | None = None,
