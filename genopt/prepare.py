@@ -31,6 +31,7 @@ from genopt.names import with_own_names
 from genopt.output import constraint, scorers_with
 from genopt.plan import DEFAULT_TRIALS, Plan, concurrency
 from genopt.prompt import REPLACED, Prompt
+from genopt.rehearsal import rehearse
 from genopt.scorers import make_scorer, scorer_key
 from genopt.space import Choice, Constant, Number, SearchSpace, Switch, default_space
 from genopt.spec import StudySpec, TextFile
@@ -38,8 +39,6 @@ from genopt.spec.dimensions import build_space, read_text
 from genopt.spec.read import consistency
 from genopt.study.samplers import choose_sampler
 from genopt.types import Backend, BackendInfo, Example, ParamValue, Scorer
-
-FEW = 64  # configurations, or ends of ranges, that are looked at one by one
 
 
 async def prepare(
@@ -136,9 +135,7 @@ async def prepare(
                     f"the grid has more points than the budget's {plan.trials} trials, so only a corner of it is"
                     " visited: raise budget.trials, lower search.grid_points, or take another sampler"
                 )
-        _render_everything(plan)
-        _affordable(plan)
-        _searchable(plan)
+        rehearse(plan)
         for scorer in scorers.values():
             warm = getattr(scorer, "prepare", None)
             if warm is not None:
@@ -286,35 +283,3 @@ def _taken(path: str, baseline: Mapping[str, Any]) -> bool:
     """True when the baseline names every branch on the path of a dimension inside a switch."""
     *branches, _ = path.split(".")
     return bool(branches) and all(baseline.get(s) == b for s, b in zip(branches[::2], branches[1::2], strict=True))
-
-
-def _render_everything(plan: Plan) -> None:
-    """Render every row once with today's settings, so that an empty prompt is found before anything is spent."""
-    config = plan.baseline()
-    for example in plan.dataset.examples:
-        plan.prompt.render(example, config.variables)
-
-
-def _searchable(plan: Plan) -> None:
-    """Raise SpecError for a space in which nothing differs from the baseline; warn of one with one configuration."""
-    points = list(islice(plan.space.grid(2), FEW + 1))  # the ends of every range are in it
-
-    def key(point: Mapping[str, ParamValue]) -> str:
-        return plan.configure(plan.space.sample(lambda path, _: point[path])).key
-
-    keys = {key(point) for point in points}
-    if len(points) > FEW or len(keys) > 1:
-        return
-    if keys == {plan.baseline().key}:
-        raise SpecError("space: all that it holds is what you run today (baseline): nothing can be better. Widen it")
-    plan.warnings.append("the space holds one configuration: it is held against the baseline, and nothing is searched")
-
-
-def _affordable(plan: Plan) -> None:
-    """Raise SpecError when the budget cannot even pay for a baseline, one trial and the verdict."""
-    budget, least = plan.spec.budget.generations, plan.least()
-    if budget is not None and budget < least:
-        raise SpecError(
-            f"budget.generations: {budget} is too few: baseline, one trial and the verdict take {least}. Raise it,"
-            " or use fewer rows (dataset.limit)"
-        )

@@ -22,7 +22,7 @@ FLOORS: dict[int, str] = {
     3: "_loading dataset _rows _examples database connections tables leases liveness migrations store writer plugins"
     " backends scorers",
     4: "study",
-    5: "asking trial answers harvest meter schedule plan checks names prepare output",
+    5: "asking trial answers harvest meter schedule plan checks names rehearsal prepare output",
     6: "pace session recall heldout unanswered samples workers progress guards outcomes starts warm desk purse search"
     " finals pareto conclusions confirm fork runner"
     " evaluation rescore archive export observations report compare judging imported",
