@@ -29,8 +29,7 @@ class ParallelEngines:
         self.renderer = self._llm.renderer
         self.engine_core = self
         self._done: queue.SimpleQueue[Any] = queue.SimpleQueue()
-        self._followed: set[asyncio.Task[None]] = set()
-        self._aborted: set[str] = set()
+        self._followed: dict[str, asyncio.Task[None]] = {}
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="genopt-vllm-parallel", daemon=True)
         self._thread.start()
@@ -49,9 +48,8 @@ class ParallelEngines:
 
         async def add() -> None:
             collector = await self._llm.add_request(name, prompt, params, lora_request=lora_request)
-            task = asyncio.create_task(self._follow(name, collector))
-            self._followed.add(task)
-            task.add_done_callback(self._followed.discard)
+            self._followed[name] = task = asyncio.create_task(self._follow(collector))
+            task.add_done_callback(lambda _: self._followed.pop(name, None))
 
         self._run(add())
 
@@ -68,18 +66,25 @@ class ParallelEngines:
         return found
 
     def abort_request(self, names: Sequence[str]) -> None:
-        """Stop requests."""
-        self._aborted.update(names)
-        self._run(self._llm.abort(list(names)))
+        """Stop requests, of which nothing more is heard."""
+
+        async def abort() -> None:
+            for name in names:
+                if name in self._followed:
+                    self._followed[name].cancel()
+            await self._llm.abort(list(names))
+
+        self._run(abort())
 
     def shutdown(self) -> None:
         """End the engines' processes and the loop."""
 
         async def end() -> None:
             self._llm.shutdown()
-            for task in self._followed:
+            left = list(self._followed.values())
+            for task in left:
                 task.cancel()
-            await asyncio.gather(*self._followed, return_exceptions=True)
+            await asyncio.gather(*left, return_exceptions=True)
 
         try:
             self._run(end())
@@ -92,15 +97,12 @@ class ParallelEngines:
     def _run(self, work: Coroutine[Any, Any, T]) -> T:
         return asyncio.run_coroutine_threadsafe(work, self._loop).result()
 
-    async def _follow(self, name: str, collector: Any) -> None:
+    async def _follow(self, collector: Any) -> None:
         try:
             output = await collector.get()  # the whole text: no part of it is told
         except Exception as error:
             output = error
         else:
             if any(made.finish_reason == "abort" for made in output.outputs):
-                if name in self._aborted:
-                    self._aborted.discard(name)
-                    return
-                output = RuntimeError("one of its processes ended")  # the others give up what they have
+                output = RuntimeError("one of its processes ended")  # then the others give up what they have
         self._done.put(output)
