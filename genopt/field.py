@@ -58,15 +58,6 @@ class Field:
             stands=tuple(stands),
         )
 
-    def among(self, arms: Sequence[int]) -> Field:
-        """The same knowledge of a few of the arms alone: where the one that stands for some is not among them, the
-        first of those does."""
-        first: dict[int, int] = {}
-        for place, arm in enumerate(arms):
-            if arm == self.stands[arm] or self.stands[arm] not in first:
-                first[self.stands[arm]] = place
-        return self.at(arms, [first[self.stands[arm]] for arm in arms])
-
     def information(self, scores: int) -> float:
         """What so many scores tell of an arm: one over the variance of their mean. Those beyond the examples are
         replicates, which do not tell of examples that suit an arm by chance."""

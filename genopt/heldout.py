@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from genopt.crossfit import chosen
-from genopt.finals import admitted, by_model, reliable, standing
+from genopt.finals import admitted, arms_of, by_model, reliable
 from genopt.session import Session
 from genopt.trial import Configuration, Evaluation
 from genopt.types import Example
@@ -31,7 +31,7 @@ def picks(session: Session, winner: Configuration) -> list[Pick]:
     plan = session.plan
     if not plan.folds:
         return [Pick(winner, plan.holdout)]
-    arms, _ = standing(session)
+    arms = arms_of(session)
     scores = [arm.series() for arm in arms]
     base = next(i for i, arm in enumerate(arms) if arm.config.key == plan.baseline().key)
     found = []

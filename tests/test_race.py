@@ -197,18 +197,6 @@ def test_arms_that_score_alike_count_once() -> None:
     assert fit([few, few], 60).stands == (0, 1), "nothing is known of most"
 
 
-def test_where_the_one_that_stands_for_others_cannot_win_another_one_does() -> None:
-    rng = np.random.default_rng(5)
-    table = binary(rng, np.array([0.8, 0.6]), examples=60, samples=2).transpose(0, 2, 1).reshape(2, 120)
-    field = fit([table[1], table[0], table[0][:60], table[0][:90]], 60)
-    assert field.stands == (0, 1, 1, 1)
-    left = field.among([0, 2, 3])
-    assert left.stands == (0, 1, 1)
-    assert left.worth == pytest.approx(field.worth[[0, 2, 3]])
-    assert left.covariance == pytest.approx(field.covariance[np.ix_([0, 2, 3], [0, 2, 3])])
-    assert set(race.promote(left, [120, 60, 90], [360] * 3, rng, arms=3)) == {0, 1}
-
-
 def test_a_study_finds_the_best_at_a_third_of_the_grids_calls() -> None:
     """60 arms with known worths, 20 tables: regret in points of the true score, and an unbiased report."""
     regret, optimism = [], []
