@@ -45,7 +45,7 @@ class Asker:
             return await once()
         except BackendError as error:
             if self.settled is not None and error.final and await self._works(self.settled, self._begun, key):
-                return await handed.again(once)
+                return await _or_refused(once)
             if ASKED not in error.hint:  # one error may end many requests
                 row = f"{ASKED} {request.example_id!r}; where that alone is to blame, leave it out {FORK}"
                 error.hint = "; ".join(filter(None, [error.hint, row]))
@@ -78,3 +78,13 @@ class Asker:
                     await self._patiently(known, key)
                     self.failed()  # its text is not kept
         return self._answered > begun
+
+
+async def _or_refused(ask: Callable[[], Awaitable[Generation]]) -> Generation:
+    """What `ask` gives, now that the engine is known to work: a failed text where that is an error that is final."""
+    try:
+        return await ask()
+    except BackendError as error:
+        if not error.final:
+            raise
+        return Generation("", "error", 0, 0, 0.0, why=f"{handed.REFUSED}{error}")

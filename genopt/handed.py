@@ -50,16 +50,6 @@ async def patiently(ask: Callable[[], Awaitable[Generation]], sleep: Callable[[f
     return await ask()
 
 
-async def again(ask: Callable[[], Awaitable[Generation]]) -> Generation:
-    """What `ask` gives, now that the engine is known to work: a failed text where that is an error that is final."""
-    try:
-        return await ask()
-    except BackendError as error:
-        if not error.final:
-            raise
-        return Generation("", "error", 0, 0, 0.0, why=f"{REFUSED}{error}")
-
-
 def info(given: Any, kind: str) -> BackendInfo:
     """What an engine's `open` gave. Raises SpecError where that does not describe an engine; `kind` is its name."""
     if not isinstance(given, BackendInfo):

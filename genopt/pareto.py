@@ -225,10 +225,11 @@ async def confirm_front(
     }
     after = found.members[found.knee.place]
     answered = {each.config.key: ([Pick(each.config, plan.holdout)], each) for each in measured}
-    lacking = {key: await unanswered(session, answered[base.key], side) for key, side in answered.items()}
+    today = answered.pop(base.key)
+    lacking = {key: await unanswered(session, today, side) for key, side in answered.items()}
     if after.config.key == base.key:
         pairs = zip(found.members, numbers, strict=True)
-        told = [lacking[each.config.key].told(f"trial {n}") for each, n in pairs if each.config.key != base.key]
+        told = [lacking[each.config.key].told(f"trial {n}") for each, n in pairs if each.config.key in lacking]
         why = "; ".join(filter(None, ["the knee of the front is what you run today", *told]))
         verdict = await _kept(session, baseline, why)
         return replace(verdict, **parts), None

@@ -25,10 +25,9 @@ def over(session: Session, ahead: int) -> str:
         split = Split.of(calls, bill.confirm, finals=plan.finals)
         if session.meter.generations + ahead > split.search + 1e-9:
             left = max(0, int(calls) - session.meter.generations)
-            kept = (
-                "" if left >= bill.confirm else f": of the verdict's {bill.confirm:,} generations it pays for {left:,}"
-            )
-            return f"the budget of {words} is spent" + (kept or ", but for the verdict")
+            if left >= bill.confirm:
+                return f"the budget of {words} is spent, but for the verdict"
+            return f"the budget of {words} is spent: of the verdict's {bill.confirm:,} generations it pays for {left:,}"
     return ""
 
 

@@ -229,7 +229,10 @@ CASES: dict[str, tuple[Change, tuple[str, ...]]] = {
         put("space", {"temperature": {"a": {"top_p": 0.3}, "b": {"top_p": 0.4}}}),
         ("space.temperature", "Rename the switch"),
     ),
-    "nothing to search": (put("space", {"temperature": 0.3}), ("space: there is nothing to search", "at least one")),
+    "nothing to search": (
+        put("space", {"temperature": 0.3}),
+        ("space: there is nothing to search", "at least one", "of one value is held against"),
+    ),
     "unknown baseline": (
         put("baseline", {"temprature": 0.5}),
         ("baseline.temprature", "Did you mean 'temperature'?"),

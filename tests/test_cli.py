@@ -430,6 +430,9 @@ def test_a_budget_or_a_space_that_leaves_nothing_to_try_is_told(shell: Shell) ->
     assert "nothing but the baseline was tried, so nothing can be better: raise the budget" in told
     assert "nothing but the baseline" not in ok(shell("optimize", path, "--set", f"budget.tokens={least[2]}")).err
     assert "the budget of 200 tokens is spent: of the verdict's 20 generations it pays for 4" in told
+    one = shell.write(shell.table(name="one", space={"temperature": {"choices": [0.7]}}))
+    (warning,) = ok(shell("check", one, "--json")).json["warnings"]
+    assert warning == "the space holds one configuration: it is held against the baseline, and nothing is searched"
 
 
 def test_the_study_never_costs_more_than_its_bill(shell: Shell) -> None:

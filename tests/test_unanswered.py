@@ -205,7 +205,7 @@ def test_what_was_refused_is_kept_and_shared(tmp_path: Path) -> None:
         refusing(tmp_path / name, delay=0.002)
     calm = complete(tmp_path / "calm")
     assert calm.code == 0 and "could not be answered" in calm.verdict["note"]
-    for place in ("genopt.handed:again after 1", "genopt.heldout:by_model after 1"):
+    for place in ("genopt.asking:_or_refused after 1", "genopt.heldout:by_model after 1"):
         assert complete(tmp_path / "killed", place=place).code == -9
     kept, before = len(query(tmp_path / "killed", FAILED)), len(log(tmp_path / "killed"))
     assert kept == 4

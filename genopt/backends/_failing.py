@@ -19,7 +19,7 @@ class Waiting(Protocol):
 def fail(jobs: Iterable[Waiting], error: BackendError) -> None:
     """Give the error to all that are not done yet."""
     for job in jobs:
-        # each gets a traceback of its own
+        # An error of its own, since each gets a traceback.
         own = BackendError(str(error), retryable=error.retryable, outside=error.outside, hint=error.hint)
         own.__cause__ = error.__cause__
         try:

@@ -85,11 +85,8 @@ def options_of(given: Mapping[str, Any]) -> Options:
         problems.append(f"data_parallel_size: {copies!r} is not a number of engines, 1 or more")
     elif copies > 1 and own.get("in_process"):
         problems.append(f"in_process: {copies} engines (data_parallel_size) have processes of their own. Drop it")
-    problems += [
-        f"{name}: {why}"
-        for name, why in _REFUSED.items()
-        if name in given and (name, given[name]) != ("hf_token", True)
-    ]
+    refused = [name for name in _REFUSED if name in given and (name, given[name]) != ("hf_token", True)]
+    problems += [f"{name}: {_REFUSED[name]}" for name in refused]
     if problems:
         raise SpecError([f"backend.options.{problem}" for problem in problems])
     engine = {name: value for name, value in given.items() if name not in own and name not in _REFUSED}
