@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 
 import numpy as np
 
@@ -25,7 +26,7 @@ def at_worst(evaluation: Evaluation, goal: Goal, *, best: bool = False) -> Evalu
     def filled(cell: Observation) -> Observation:
         missing = [n for n in goal.metrics() if n not in MEASURED and math.isnan(cell.metrics.get(n, math.nan))]
         metrics = {**cell.metrics, **{n: HIGHEST if (n in low) != best else LOWEST for n in missing}}
-        return Observation(metrics, goal.utility(metrics)) if missing else cell
+        return replace(cell, metrics=metrics, utility=goal.utility(metrics)) if missing else cell
 
     cells = {place: filled(cell) for place, cell in evaluation.cells.items()}
     return Evaluation(evaluation.config, evaluation.examples, cells)

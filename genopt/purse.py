@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from genopt.race import Split, step
@@ -44,19 +44,18 @@ def _reaches(session: Session) -> Iterator[tuple[float, str]]:
 
 @dataclass(frozen=True, slots=True)
 class Spent:
-    """What a study has spent on which observations."""
+    """What a study has spent, and of that on the observations that configurations may be chosen by."""
 
     generations: int
     tokens: int
     seconds: float
-    observations: int
-    read: float
-    """Tokens of the observations, as they are counted in `_tokens`."""
+    observed: int
+    observed_tokens: int
 
 
 class Purse:
-    """What is left for the choice. It goes by the scores that were looked at and not by what this process happened to
-    generate, so that every worker, and a study that is taken up again, decide alike."""
+    """What is left for the choice. It goes by what the observations that are looked at took, whoever made them and
+    when, so that every worker, and a study that is taken up again, decide alike. What is harvested takes nothing."""
 
     def __init__(self, session: Session, entered: Spent, slots: int) -> None:
         self._session, self._entered, self._slots = session, entered, slots
@@ -67,10 +66,10 @@ class Purse:
         meter, budget = session.meter, session.plan.spec.budget.model_dump()
         async with session.crew.turn(ENTERED):
             stored: Any = await session.db(session.study.attribute, ENTERED)
-            if stored is not None and stored["budget"] == budget:
+            alike = stored is not None and stored["spent"].keys() == {each.name for each in fields(Spent)}
+            if alike and stored["budget"] == budget:
                 return cls(session, Spent(**stored["spent"]), stored.get("slots", 1))
-            observations, read = _looked_at(session)
-            entered = Spent(meter.generations, meter.tokens, session.elapsed(), observations, read)
+            entered = Spent(meter.generations, meter.tokens, session.elapsed(), *_looked_at(session))
             kept = {"budget": budget, "spent": asdict(entered), "slots": session.plan.concurrency}
             await session.db(session.study.set_attribute, ENTERED, kept)
         return cls(session, entered, session.plan.concurrency)
@@ -89,32 +88,33 @@ class Purse:
         """How many more observations the choice may take, when `may_win` are those to measure: the verdict is kept
         back, at the price of the dearest of them."""
         plan, entered, budget = self._session.plan, self._entered, self._session.plan.spec.budget
-        observations, read = _looked_at(self._session)
-        since, bill = observations - entered.observations, plan.bill()
+        observed, observed_tokens = _looked_at(self._session)
+        since, bill = observed - entered.observed, plan.bill()
         rooms: list[float] = []
         if plan.finals is not None:
-            rooms.append(plan.finals / plan.samples - since)
+            rooms.append((plan.finals - since) / plan.samples)
         calls = math.inf if budget.generations is None else float(budget.generations)
         if budget.hours is not None and entered.seconds > 0:
             calls = min(calls, budget.hours * 3600 * entered.generations / entered.seconds)
         if calls < math.inf:
-            rooms.append((calls - bill.confirm - entered.generations) / plan.samples - since)
+            rooms.append((calls - bill.confirm - entered.generations - since) / plan.samples)
         if budget.tokens is not None:
             each = max((_tokens(arm) / len(arm.cells) for arm in may_win if arm.cells), default=0.0) or 1.0
-            left = budget.tokens - entered.tokens - (read - entered.read) * plan.spec.search.repeats
+            left = budget.tokens - entered.tokens - (observed_tokens - entered.observed_tokens)
             rooms.append((left / each - bill.confirm / plan.answers.most) / plan.spec.search.repeats)
         return max(0, int(min(rooms)))
 
 
-def _looked_at(session: Session) -> tuple[int, float]:
-    """All observations so far, and their tokens."""
+def _looked_at(session: Session) -> tuple[int, int]:
+    """For how many texts the engine was asked for all observations so far, and how many tokens those took."""
     arms = {**session.parked, **session.evaluations}.values()
-    return sum(len(arm.cells) for arm in arms), sum(_tokens(arm) for arm in arms)
+    cells = [cell for arm in arms for cell in arm.cells.values()]
+    return sum(cell.asked for cell in cells), sum(cell.tokens for cell in cells)
 
 
 def _tokens(arm: Evaluation) -> float:
-    """Tokens of all its observations, of the mean answer of each; one that was never written counts nothing. An answer
-    tells what all its samples wrote, and each of them reads the prompt."""
+    """Tokens of all its observations, harvested or not, of the mean answer of each; one that was never written counts
+    nothing. An answer tells what all its samples wrote, and each of them reads the prompt."""
     metrics = [cell.metrics for cell in arm.cells.values()]
     found = [each.get("prompt_tokens", 0.0) * arm.config.n + each.get("completion_tokens", 0.0) for each in metrics]
     return sum(tokens for tokens in found if not math.isnan(tokens))

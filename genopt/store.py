@@ -38,7 +38,7 @@ from genopt.tables import (
 from genopt.types import Example, Judgment, Phase, Score
 
 # What is read of a generation with its scores: not what only a request or another generation is made of.
-READ = [column.name for column in generations.c if column.name not in ("params", "kin", "tokens", "harvested_from")]
+READ = [column.name for column in generations.c if column.name not in ("params", "kin", "tokens")]
 
 
 class Store:
@@ -132,7 +132,14 @@ class Store:
                 row["config_key"],
                 row["phase"],
                 row["seed"],
-                Row(row["id"], row["example_id"], row["sample"], generation_of(row), by_id.get(row["id"], {})),
+                Row(
+                    row["id"],
+                    row["example_id"],
+                    row["sample"],
+                    generation_of(row),
+                    by_id.get(row["id"], {}),
+                    row["harvested_from"] is not None,
+                ),
             )
             for row in found
         ]

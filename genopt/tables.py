@@ -120,13 +120,15 @@ meta = _table(
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A stored generation and the scores it has, by scorer key (scores are added as they are made)."""
+    """A stored generation and the scores it has, by scorer key (scores are added as they are made). A `harvested` one
+    is a cut of another's text: the engine was not asked for it."""
 
     id: int
     example_id: str
     sample: int
     generation: Generation
     scores: dict[str, Score]
+    harvested: bool = False
 
 
 @dataclass(frozen=True, slots=True)

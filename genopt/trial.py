@@ -50,10 +50,13 @@ class Configuration:
 
 @dataclass(frozen=True, slots=True)
 class Observation:
-    """One example under one configuration: the mean of every metric over its samples (NaN: missing)."""
+    """One example under one configuration: the mean of every metric over its samples (NaN: missing), and for how many
+    texts the engine was asked and how many tokens those took, with their prompts; what was harvested is in neither."""
 
     metrics: Mapping[str, float]
     utility: float
+    asked: int = 0
+    tokens: int = 0
 
 
 @dataclass
@@ -180,8 +183,7 @@ class Observer:
             name: await score_rows(scorer, self.scorer_keys[name], example, chosen, self.writer)
             for name, scorer in self.scorers.items()
         }
-        metrics = self.answers.charged(metrics_of([row.generation for row in chosen], scores, self.goal), rows)
-        return Observation(metrics, self.goal.utility(metrics))
+        return self._observation(rows, chosen, scores)
 
     def stored(self, config: Configuration, memory: Memory, example: Example, replicate: int) -> Observation | None:
         """What `observe` gives where every row and score of it is in `memory`; None where something is to be made."""
@@ -194,8 +196,15 @@ class Observer:
         if any(key not in row.scores for key in keys.values() for row in chosen):
             return None
         scores = {name: [row.scores[key] for row in chosen] for name, key in keys.items()}
+        return self._observation(rows, chosen, scores)
+
+    def _observation(
+        self, rows: Sequence[Row], chosen: Sequence[Row], scores: Mapping[str, Sequence[Score]]
+    ) -> Observation:
         metrics = self.answers.charged(metrics_of([row.generation for row in chosen], scores, self.goal), rows)
-        return Observation(metrics, self.goal.utility(metrics))
+        paid = [row.generation for row in {row.id: row for row in rows}.values() if not row.harvested]
+        tokens = sum(generation.prompt_tokens + generation.completion_tokens for generation in paid)
+        return Observation(metrics, self.goal.utility(metrics), len(paid), tokens)
 
     async def _chooser_scores(self, example: Example, rows: Sequence[Row]) -> list[Score]:
         answers = self.answers
@@ -223,7 +232,7 @@ class Observer:
             self.writer.add("genopt_generations", stored)
             if source is None:
                 kin.add(Donor(stored["id"], example.id, sample, config.request, generation))
-        row = Row(stored["id"], example.id, sample, replace(generation, tokens=None), {})
+        row = Row(stored["id"], example.id, sample, replace(generation, tokens=None), {}, source is not None)
         memory[(example.id, sample)] = row
         self.on_generation()
         return row

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from pathlib import Path
 from typing import Any
 
@@ -169,6 +170,26 @@ def test_a_study_generates_once_what_differs_in_length_alone(tmp_path: Path) -> 
     )
     assert len(donors) == verdict.harvested
     assert set(donors) == {(1, 1, 1, 1)}
+
+
+@pytest.mark.parametrize("budget", [{"generations": 900}, {"tokens": 9_900}])
+def test_a_budget_pays_for_what_is_generated_and_for_nothing_else(tmp_path: Path, budget: dict[str, int]) -> None:
+    """The choice among the best takes what is left until it is spent: texts that exist take nothing of it."""
+    space = {"max_tokens": {"choices": [8, 36, 64]}, "temperature": {"low": 0.1, "high": 1.3, "step": 0.1}}
+    search = {"sampler": "random", "trials_in_flight": 3}
+    ran = run(searched(tmp_path, seeded=True, space=space, search=search, budget=budget), tmp_path)
+    verdict = ran.decided()
+    [(stored,)] = query(tmp_path, "SELECT value_json FROM study_user_attributes WHERE key = 'genopt:finals'")
+    entered = json.loads(stored)["spent"]
+    late = query(
+        tmp_path,
+        "SELECT COUNT(*) FROM genopt_generations WHERE sample > 0 AND phase = 'tune' AND harvested_from IS NOT NULL",
+    )
+    spent = {"generations": verdict.search_generations + verdict.confirm_generations, "tokens": verdict.tokens}
+    assert late[0][0] > 20, "the choice harvests"
+    for name, limit in budget.items():
+        assert entered[name] < 0.7 * limit
+        assert 0.97 * limit < spent[name] <= limit
 
 
 def test_rows_of_other_runs_are_harvested(tmp_path: Path) -> None:

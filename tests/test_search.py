@@ -680,7 +680,7 @@ def test_choosing_takes_a_share_of_the_budget_and_the_search_no_more_than_the_re
         assert entered[name] < 0.7 * limit
         assert entered[name] < spent[name] <= limit
     looked_at = query(tmp_path, "SELECT count(*) FROM genopt_generations WHERE phase = 'tune' AND sample = 0")[0][0]
-    assert looked_at >= entered["observations"] >= 0.95 * entered["generations"], "what was made was looked at"
+    assert looked_at >= entered["observed"] >= 0.95 * entered["generations"], "what was made was looked at"
 
 
 @pytest.mark.parametrize("budget", [{"generations": 500}, {"trials": 12}])
