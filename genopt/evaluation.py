@@ -27,7 +27,7 @@ from genopt.spec.read import as_study
 from genopt.stats import interval, mean_se
 from genopt.trial import Configuration, Evaluation, Memory, Observation, Observer
 from genopt.types import Example
-from genopt.warm import check_warm_start
+from genopt.warm import check_earlier
 from genopt.words import finite
 
 
@@ -179,7 +179,7 @@ async def check_async(
     for where in sent_to(spec):
         if ", with the value of " in where:
             tell(f"about to ask {where}")  # before it is sent: a study file may be a stranger's
-    plan = await prepare(spec, tell=tell, stored=partial(check_warm_start, spec, tell))
+    plan = await prepare(spec, tell=tell, stored=partial(check_earlier, spec, tell))
     try:
         observer = plan.observer(0, _Nowhere(), Meter())
         memory: Memory = {}

@@ -14,14 +14,6 @@ from genopt.study import open_study
 from genopt.types import Params, ParamValue
 
 
-async def check_source(session: Session, source: str) -> None:
-    """Raise StudyError when `source` cannot be forked, before the new study is made."""
-    if session.plan.spec.name == source:
-        raise StudyError(f"--fork: {source!r} is the study itself", hint="give the new study another name")
-    old = await session.db(open_study, session.plan.spec.url, source, SearchSpace({}), create=False)
-    await session.db(old.close)
-
-
 async def fork_from(session: Session, source: str) -> None:
     """Copy what still holds of the study `source`, and queue its configurations that lie in the new space.
 

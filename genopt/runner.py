@@ -17,7 +17,7 @@ from genopt.database import PATIENCE
 from genopt.errors import SpecError, StudyError
 from genopt.events import Decided, Listener, Note, silence
 from genopt.finals import Candidate, choose_winner
-from genopt.fork import check_source, fork_from
+from genopt.fork import fork_from
 from genopt.guards import usage_notes
 from genopt.judging.check import check_judges
 from genopt.judging.pairwise import with_opinions
@@ -32,7 +32,7 @@ from genopt.spec import StudySpec
 from genopt.spec.confirm import opinions_wanted
 from genopt.spec.read import as_study
 from genopt.trial import Evaluation
-from genopt.warm import check_warm_start
+from genopt.warm import check_earlier
 
 T = TypeVar("T")
 
@@ -120,18 +120,20 @@ async def optimize_async(
     waited for, `wait` seconds at most.
     """
     spec = as_study(spec)
-    source = spec.name
+    source = None if fork is None else spec.name
     if fork is not None:
         if not fork.strip():
             raise SpecError("--fork: is empty. Give the new study a name")
+        if fork == source:
+            raise StudyError(f"--fork: {source!r} is the study itself", hint="give the new study another name")
         spec = spec.model_copy(update={"name": fork, "storage": spec.url})  # the default storage goes by the name
 
     def tell(text: str) -> None:
         on_event(Note(text))
 
-    plan = await prepare(spec, tell=tell, stored=partial(check_warm_start, spec, tell, wait=wait))
+    plan = await prepare(spec, tell=tell, stored=partial(check_earlier, spec, tell, fork_of=source, wait=wait))
     try:
-        return await _run(plan, on_event, source if fork is not None else None, lease, wait)
+        return await _run(plan, on_event, source, lease, wait)
     finally:
         await asyncio.shield(plan.aclose())
 
@@ -139,8 +141,6 @@ async def optimize_async(
 async def _run(plan: Plan, on_event: Listener, source: str | None, lease: float, wait: float) -> Result:
     session = Session(plan, on_event, lease=lease, wait=wait)
     try:
-        if source is not None:
-            await check_source(session, source)
         await session.open()
         async with session.crew.turn("begin"):
             await check_unchanged(session)

@@ -39,18 +39,23 @@ class Source:
     looks: Sequence[Any]
 
 
-async def check_warm_start(spec: StudySpec, tell: Callable[[str], None], *, wait: float = 0.0) -> None:
-    """Raise StudyError when the study that `search.warm_start` names is not there. A database that is away is waited
-    for, `wait` seconds at most, and `tell` told."""
+async def check_earlier(
+    spec: StudySpec, tell: Callable[[str], None], *, fork_of: str | None = None, wait: float = 0.0
+) -> None:
+    """Raise StudyError when a study to begin with is not there: the one that `search.warm_start` names, or that this
+    one is to be a fork of. A database that is away is waited for, `wait` seconds at most, and `tell` told."""
     rule = spec.search.warm_start
-    if not isinstance(rule, str) or rule == "auto":
+    named = {"search.warm_start": rule} if isinstance(rule, str) and rule != "auto" else {}
+    named |= {} if fork_of is None else {"--fork": fork_of}
+    if not named:
         return
 
     def look() -> None:
-        try:
-            open_study(spec.url, rule, SearchSpace({}), create=False).close()
-        except StudyError as error:
-            raise type(error)(f"search.warm_start: {rule!r} cannot be begun with: {error}", hint=error.hint) from error
+        for option, name in named.items():
+            try:
+                open_study(spec.url, name, SearchSpace({}), create=False).close()
+            except StudyError as error:
+                raise type(error)(f"{option}: {name!r} cannot be begun with: {error}", hint=error.hint) from error
 
     def told(text: str) -> None:
         loop.call_soon_threadsafe(tell, text)

@@ -15,7 +15,7 @@ from genopt.events import StageStarted
 from genopt.runner import optimize_async
 from genopt.spec.read import make_study
 from tests.studies import backend, query, run
-from tests.toy import rows, study
+from tests.toy import ToyBackend, rows, study
 
 BASELINE = {"decoding": "sampling", "temperature": 1.4, "top_p": 1.0}
 
@@ -159,9 +159,16 @@ def test_a_study_is_not_forked_onto_itself(tmp_path: Path, old: dict[str, Any], 
     assert asked(tmp_path) == []
 
 
-def test_a_fork_of_nothing_is_refused(tmp_path: Path, old: dict[str, Any]) -> None:
+def test_a_fork_of_nothing_is_refused(tmp_path: Path, old: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before an engine loads, which may take minutes."""
+
+    async def never(_: ToyBackend) -> None:
+        raise AssertionError("the engine was opened")
+
+    monkeypatch.setattr(ToyBackend, "open", never)
     ran = run(old | {"name": "nobody"}, tmp_path, fork="new")
     assert isinstance(ran.error, StudyError)
+    assert "--fork: 'nobody' cannot be begun with" in str(ran.error)
     assert "has no study 'nobody'" in str(ran.error)
     assert query(tmp_path, "SELECT study_name FROM studies") == [("toy",)]
 

@@ -45,7 +45,8 @@ def test_two_workers_wait_for_their_proxy_and_ask_for_nothing_twice(
         monkeypatch.setenv("GENOPT_STORAGE", server.url)
         first, port = proxy(server.url, 0)
         begun.append(first)
-        to = ("--storage-proxy", f"127.0.0.1:{port}", "--set", "backend.options.meet=meet.txt")
+        few = ("--set", "backend.options.meet=meet.txt", "--set", "backend.concurrency=2")  # so that both find work
+        to = ("--storage-proxy", f"127.0.0.1:{port}", *few)
         with running(tmp_path, *to) as one, running(tmp_path, *to) as other:
             assert when(tmp_path, one, lambda lines: len(lines) >= 20), finish(one).err
             first.kill()
