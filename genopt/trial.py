@@ -51,12 +51,13 @@ class Configuration:
 @dataclass(frozen=True, slots=True)
 class Observation:
     """One example under one configuration: the mean of every metric over its samples (NaN: missing), and for how many
-    texts the engine was asked and how many tokens those took, with their prompts; what was harvested is in neither."""
+    texts the engine was asked and how many tokens those took, with their prompts; what was harvested is in neither. Two
+    that saw the same are equal, whatever they took."""
 
     metrics: Mapping[str, float]
     utility: float
-    asked: int = 0
-    tokens: int = 0
+    asked: int = field(default=0, compare=False)
+    tokens: int = field(default=0, compare=False)
 
 
 @dataclass
